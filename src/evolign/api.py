@@ -1,0 +1,55 @@
+"""The Python call for those who have a model, rows and a reward in their hands."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolign.config import parse
+from evolign.display import Progress
+from evolign.methods import Result, resume, run
+from evolign.policy.base_model import BaseModel
+from evolign.tasks.rows import Rows
+
+Reward = str | Callable[..., list[float | None]]
+
+
+def evolve(
+    *,
+    model: Any,
+    train: Iterable[Mapping[str, Any]],
+    reward: Reward,
+    out: str | Path,
+    tokenizer: Any = None,
+    validation: Iterable[Mapping[str, Any]] | None = None,
+    test: Iterable[Mapping[str, Any]] | None = None,
+    task: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **sections: Mapping[str, Any] | int,
+) -> Result:
+    """Evolve a live model on live rows and return the finished run; `model` itself is not changed.
+
+        result = evolign.evolve(
+            model=model, tokenizer=tokenizer,                  # or model="Qwen/Qwen2.5-0.5B-Instruct"
+            train=rows, reward=reward, out="runs/mine",        # TRL's reward signature
+            task={"prompt": "{question}", "completion": "solution", "num_warmup": 64},
+            strategy={"population": 48}, evolution={"generations": 50}, seed=1,
+        )
+        tuned = PeftModel.from_pretrained(model, result.adapter)
+
+    `train`, `validation` and `test` are lists of dicts or `datasets.Dataset`s; `task` holds further fields of
+    the task `rows`; `sections` are sections of the configuration. If `out` holds an unfinished run of the
+    same settings, it is resumed. Raises EvolignError.
+    """
+    named = isinstance(model, str)
+    tree: dict[str, Any] = {
+        **sections,
+        "task": {"name": "rows", "train": "(live rows)", **(task or {})},
+        "model": {**sections.get("model", {}), "name": model if named else model.name_or_path},  # type: ignore[dict-item]
+    }
+    config = parse(tree, source="evolve()")
+    fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward"})
+    rows = Rows(train=train, validation=validation, test=test, reward=reward, **fields)
+    base = None if named else BaseModel(model, tokenizer, model.name_or_path)
+    if (Path(out) / "config.json").is_file():
+        return resume(out, task=rows, base=base, progress=progress)
+    return run(config, out, task=rows, base=base, progress=progress)

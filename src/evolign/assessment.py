@@ -1,0 +1,102 @@
+"""After a run: judge a run, an adapter or a bare model, and export what a run found."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evolign.config import Config, load, parse
+from evolign.errors import ConfigError, RunError
+from evolign.evaluation import Evaluation, evaluate
+from evolign.rundir import RunDir
+from evolign.seeding import key
+from evolign.tasks import build_task
+from evolign.tasks.scoring import Scorer
+
+SPLITS = ("train", "validation", "test")
+
+
+def assess(
+    target: str,
+    *,
+    task: str | None = None,
+    split: str = "test",
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+) -> Evaluation:
+    """Judge `target` (a run directory, a PEFT adapter folder, or a model) on a split of a task.
+
+    A run is judged by its own configuration; `task` and `overrides` change it. Every completion is written
+    to `out`, one JSON object a line. Raises ConfigError for what does not exist.
+    """
+    from evolign.engines import build_engine
+    from evolign.policy.base_model import load_base_model
+    from evolign.policy.policy import load_policy
+    from evolign.policy.threads import cpu_threads
+
+    config = _configuration(target, task, overrides)
+    if split not in SPLITS:
+        raise ConfigError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
+    data = build_task(config.task)
+    examples = getattr(data, split)
+    if not examples:
+        raise ConfigError(f"the task has no {split} rows; use another --split or set task.{split}")
+    base = load_base_model(config.model)
+    with tempfile.TemporaryDirectory() as scratch, cpu_threads(base.model, config.engine.threads):
+        policy = load_policy(config, base, [], Path(scratch) / "adapter")
+        with (
+            build_engine(config.engine, policy) as engine,
+            Scorer(data.reward, **config.reward.model_dump()) as scorer,
+        ):
+            found = evaluate(
+                engine,
+                scorer,
+                np.zeros(policy.space.dim),
+                examples,
+                metric=data.metric,
+                decoding=config.evaluation.decoding,
+                max_new_tokens=config.sampling.max_new_tokens,
+                seed=key(config.seed, split),
+            )
+    if out is not None:
+        out.write_text("".join(json.dumps(sample) + "\n" for sample in found.samples))
+    return found
+
+
+def export(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
+    """Write the result of a finished run to `out`: its PEFT adapter, or the base model with it merged in."""
+    from evolign.policy.base_model import load_base_model
+    from evolign.policy.export import merge as merge_into
+
+    path, out = Path(run), Path(out)
+    if out.exists():
+        raise RunError(f"{str(out)!r} exists already; give another --out or remove it")
+    with RunDir.open(path) as run_dir:
+        if not run_dir.finished:
+            raise RunError(f"{str(path)!r} is not finished; first `evolign resume {path}`")
+        if merge:
+            merge_into(load_base_model(load(path / "config.json").model), run_dir.adapter, out)
+        else:
+            run_dir.copy_adapter(out)
+
+
+def _configuration(target: str, task: str | None, overrides: Sequence[str]) -> Config:
+    """The run's configuration, or the defaults, with the adapter or model that `target` is."""
+    path = Path(target)
+    tree: dict[str, Any] = {}
+    if (path / "config.json").is_file() and (path / "adapter" / "adapter_config.json").is_file():
+        tree = json.loads(load(path / "config.json").model_dump_json())
+        tree["adapter"]["path"] = str(path / "adapter")
+    elif (path / "metrics.jsonl").is_file():
+        raise RunError(f"{target!r} is a run that is not finished; first `evolign resume {target}`")
+    elif (path / "adapter_config.json").is_file():
+        name = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        tree = {"model": {"name": name}, "adapter": {"path": target}}
+    else:  # a bare model: an untrained adapter of rank 1 changes nothing
+        tree = {"model": {"name": target}, "adapter": {"rank": 1, "warm_start": None}}
+    if task is not None:
+        tree["task"] = {"name": task}
+    return parse(tree, overrides, source=target)

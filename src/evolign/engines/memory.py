@@ -1,0 +1,40 @@
+"""How many rows fit: an estimate from the model's configuration, the same on every run of a machine."""
+
+import os
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+GIB = 2**30
+CPU_LIMIT_GB = 4.0
+
+
+def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
+    """Memory of one generated sequence: key/value cache (twice while it grows), activations, logits."""
+    config: Any = model.config.get_text_config()
+    hidden = config.hidden_size
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    size = model.dtype.itemsize
+    cache = 2 * config.num_hidden_layers * kv_heads * head_dim * (prompt_tokens + new_tokens) * size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    activations = prompt_tokens * (3 * inner + 6 * hidden) * size
+    logits = config.vocab_size * (size + 4 + 3 * 8)  # model dtype, float32, integer noise
+    return 2 * cache + activations + logits
+
+
+def budget_bytes(model: PreTrainedModel) -> float:
+    """Half of what the model leaves of its device's whole memory; at most 4 GB on a CPU."""
+    weights = weight_bytes(model)
+    if model.device.type == "cuda":
+        total = torch.cuda.get_device_properties(model.device).total_memory
+        return max(total - weights, 0) / 2
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(max(total - weights, 0) / 2, CPU_LIMIT_GB * GIB)
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Memory of the parameters as they are stored, quantised or not."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -1,0 +1,42 @@
+"""Sampling noise that is a pure function of what it is for: common random numbers.
+
+A token is drawn by the Gumbel-max trick, argmax(logits / temperature + gumbel). The Gumbel variable of
+vocabulary entry v is a hash of (row key, position, v), so candidates that see the same prompt meet the same
+noise, and neither batch layout nor worker nor device changes it.
+"""
+
+import torch
+from torch import Tensor
+
+# SplitMix64 (Steele, Lea and Flood 2014), as signed 64-bit integers; arithmetic wraps.
+GOLDEN = -7046029254386353131
+MIX_1 = -4658895280553007687
+MIX_2 = -7723592293110705685
+
+
+def gumbel(key_B: Tensor, position: int, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise, float32, shape (B, V), for int64 keys of shape (B,)."""
+    entry_V = torch.arange(vocabulary, device=key_B.device)
+    row_B = _mix(key_B + torch.full_like(key_B, position) * GOLDEN)
+    bits_BV = _mix(row_B[:, None] + (entry_V + 1) * GOLDEN)
+    uniform_BV = (_shift(bits_BV, 40) + 0.5) * 2.0**-24  # 24 bits, never 0 or 1
+    return -torch.log(-torch.log(uniform_BV))
+
+
+def choose(logits_BV: Tensor, temperature: float, key_B: Tensor, position: int) -> Tensor:
+    """The next token of every row, shape (B,): greedy at temperature 0, else sampled."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    noise_BV = gumbel(key_B, position, logits_BV.shape[-1])
+    return (logits_BV.float() / temperature + noise_BV).argmax(-1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * MIX_1
+    x = (x ^ _shift(x, 27)) * MIX_2
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of 64-bit integers (torch's own is arithmetic)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

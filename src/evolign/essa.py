@@ -1,0 +1,131 @@
+"""ESSA from end to end: warm start, evolution of singular values, test, export (arXiv 2507.04453v3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from evolign.config import Config
+from evolign.display import Progress
+from evolign.engines import Engine, build_engine
+from evolign.evaluation import Evaluation, evaluate
+from evolign.evolution import Outcome, evolve
+from evolign.policy.base_model import BaseModel
+from evolign.policy.export import write_adapter
+from evolign.policy.policy import load_policy
+from evolign.policy.threads import cpu_threads
+from evolign.provenance import peak_memory_bytes
+from evolign.rundir import RunDir
+from evolign.seeding import key
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer
+
+
+def essa(config: Config, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
+    """Run, or go on with, the method in `run`; returns what result.json holds."""
+    with cpu_threads(base.model, config.engine.threads):
+        if not run.warm_start.is_dir():
+            progress.say(_starting_point(config, task))
+        policy = load_policy(config, base, task.warmup, run.warm_start)
+        progress.say(
+            f"Searching {policy.space.dim} singular values of {len(policy.adapter.modules)} layers with "
+            f"{config.strategy.name}, population {config.strategy.population}."
+        )
+        with (
+            build_engine(config.engine, policy) as engine,
+            Scorer(task.reward, **config.reward.model_dump()) as scorer,
+        ):
+            scorer.start()
+            outcome = evolve(config, run, task, engine, scorer, policy.space.dim, progress)
+            summary = test(config, run, task, engine, scorer, outcome, progress)
+    with run.replacing(run.adapter) as folder:
+        write_adapter(policy.space.decode(outcome.theta_D), folder, summary)
+    run.write_json("result.json", summary)
+    return summary
+
+
+def test(
+    config: Config,
+    run: RunDir,
+    task: Task,
+    engine: Engine,
+    scorer: Scorer,
+    outcome: Outcome,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Judge the starting point and the exported policy on prompts that nothing else has used."""
+    split = "test" if task.test else "validation"
+    examples = task.test or task.validation
+    progress.say(f"Stopped at {outcome.stopped}. Testing on {len(examples)} {split} prompts.")
+
+    def judge(theta_D: np.ndarray) -> Evaluation:
+        return evaluate(
+            engine,
+            scorer,
+            theta_D,
+            examples,
+            metric=task.metric,
+            decoding=config.evaluation.decoding,
+            max_new_tokens=config.sampling.max_new_tokens,
+            seed=key(config.seed, split),
+        )
+
+    found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
+    kept = config.evaluation.num_samples_kept
+    for stage, evaluation in found.items():
+        stamp = {"generation": outcome.state.generation, "split": split, "stage": stage}
+        run.append("samples.jsonl", [stamp | sample for sample in _first(evaluation, kept)])
+    return summarise(config, task, split, len(examples), outcome, found)
+
+
+def summarise(
+    config: Config,
+    task: Task,
+    split: str,
+    num_examples: int,
+    outcome: Outcome,
+    found: Mapping[str, Evaluation],
+) -> dict[str, Any]:
+    """What result.json says."""
+    state = outcome.state
+    return {
+        "method": config.method,
+        "task": config.task.name,
+        "model": config.model.name,
+        "seed": config.seed,
+        "metric": task.metric,
+        "split": split,
+        "num_examples": num_examples,
+        "baseline": found["baseline"].metrics,
+        "final": found["final"].metrics,
+        "exported_generation": state.best_generation,
+        "validation": state.best,
+        "stopped": outcome.stopped,
+        "strategy": config.strategy.name,
+        "dimensions": len(outcome.theta_D),
+        "initial_sigma": state.sigma,
+        "generations": state.generation,
+        "completions": state.completions,
+        "validation_completions": state.validation_completions,
+        "generated_tokens": state.generated_tokens,
+        "reward_timeouts": state.timeouts,
+        "reward_crashes": state.crashes,
+        "seconds": state.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _first(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
+    """The first `count` samples of each decoding."""
+    names = sorted({sample["decoding"] for sample in evaluation.samples})
+    by_name = ([s for s in evaluation.samples if s["decoding"] == name] for name in names)
+    return [sample for samples in by_name for sample in samples[:count]]
+
+
+def _starting_point(config: Config, task: Task) -> str:
+    adapter = config.adapter
+    if adapter.path is not None:
+        return f"Starting from the adapter {adapter.path}."
+    if adapter.warm_start is None:
+        return "Starting from an untrained adapter (B = 0): random directions; expect less from it."
+    return f"Warm start: supervised fine-tuning on {len(task.warmup)} solved rows."

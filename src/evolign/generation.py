@@ -1,0 +1,111 @@
+"""One generation: the prompts that go into it and the numbers that come out."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evolign.config import Config
+from evolign.errors import ConfigError, RewardError
+from evolign.provenance import peak_memory_bytes
+from evolign.seeding import key, stream
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer, Scores
+from evolign.types import Example, Rollouts, Sampling
+
+
+def check_batch(config: Config, task: Task) -> None:
+    """Raise ConfigError if a generation asks for more prompts than there are."""
+    size = config.evolution.prompts_per_generation
+    if size > len(task.train):
+        raise ConfigError(
+            f"evolution.prompts_per_generation = {size} exceeds the {len(task.train)} training prompts; "
+            f"use {len(task.train)} or fewer, or give more rows"
+        )
+
+
+def draw_prompts(config: Config, task: Task, generation: int) -> list[list[Example]]:
+    """The training prompts of a generation, (N, P): the same for all candidates unless `per_candidate`."""
+    num_candidates, size = config.strategy.population, config.evolution.prompts_per_generation
+
+    def draw(*labels: object) -> list[Example]:
+        rng = stream(config.seed, "prompts", generation, *labels)
+        return [task.train[i] for i in rng.choice(len(task.train), size, replace=False)]
+
+    if config.evolution.prompt_sharing == "shared":
+        return [draw()] * num_candidates
+    return [draw(candidate) for candidate in range(num_candidates)]
+
+
+def with_mean_row(examples_NP: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+    """One more row of prompts, for the mean policy: its p-th prompt is that of candidate p mod N."""
+    num_prompts = len(examples_NP[0])
+    return [*examples_NP, [examples_NP[p % len(examples_NP)][p] for p in range(num_prompts)]]
+
+
+def sampling(config: Config, generation: int) -> Sampling:
+    """How the completions of a generation are drawn; noise differs between generations only."""
+    return Sampling(
+        config.sampling.max_new_tokens,
+        config.sampling.temperature,
+        config.sampling.samples_per_prompt,
+        noise_seed=key(config.seed, "generation", generation),
+    )
+
+
+def score_completions(
+    scorer: Scorer, examples_NP: Sequence[Sequence[Example]], rollouts: Rollouts
+) -> tuple[np.ndarray, Scores]:
+    """The reward of every completion, (N, P, S), and what scoring took."""
+    samples = rollouts.text_NPS.shape[2]
+    examples = [example for row in examples_NP for example in row for _ in range(samples)]
+    scores = scorer.score(examples, list(rollouts.text_NPS.flat))
+    return scores.values.reshape(rollouts.text_NPS.shape), scores
+
+
+def mean_score(score_NPS: np.ndarray) -> np.ndarray:
+    """The fitness of every candidate, (N,): the mean over its completions to which the reward applies.
+
+    Raises RewardError if it applies to none of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's word for what is raised below
+        fitness_N = np.nanmean(score_NPS, axis=(1, 2))
+    if np.isnan(fitness_N).any():
+        raise RewardError(
+            "the reward returned None (not applicable) for every completion of a candidate, which then has "
+            "no fitness; return a number for at least one prompt of a generation"
+        )
+    return fitness_N
+
+
+def change_rate(text_NPS: np.ndarray, shared: bool = True) -> float:
+    """Share of completions that differ from the mean policy's (the last row) under the same noise.
+
+    Without shared prompts only those are compared that the mean has met: see `with_mean_row`.
+    """
+    differs_NPS = text_NPS[:-1] != text_NPS[-1:]
+    if not shared:
+        p = np.arange(differs_NPS.shape[1])
+        differs_NPS = differs_NPS[p % len(differs_NPS), p]
+    return float(differs_NPS.mean())
+
+
+def describe(rollouts: Rollouts, scores: Scores, score_NPS: np.ndarray, shared: bool) -> dict[str, Any]:
+    """The metrics of a generation whose last row is the mean policy."""
+    fitness_N = mean_score(score_NPS[:-1])
+    return {
+        "fitness_mean": float(fitness_N.mean()),
+        "fitness_max": float(fitness_N.max()),
+        "fitness_min": float(fitness_N.min()),
+        "fitness_std": float(fitness_N.std()),
+        "fitness_of_mean": float(mean_score(score_NPS[-1:])[0]),
+        "change_rate": change_rate(rollouts.text_NPS, shared),
+        "truncated": float(rollouts.truncated_NPS.mean()),
+        "reward_timeouts": scores.timeouts,
+        "reward_crashes": scores.crashes,
+        "seconds_generate": rollouts.seconds,
+        "seconds_score": scores.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }

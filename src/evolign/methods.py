@@ -1,0 +1,106 @@
+"""The methods, and the two ways into each: start a run, or resume it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from evolign.config import Config, dump, load
+from evolign.display import Progress, Terminal
+from evolign.errors import RunError
+from evolign.provenance import data_fingerprint, model_fingerprint, provenance
+from evolign.rundir import RunDir
+from evolign.tasks import build_task
+from evolign.tasks.base import Task, check_splits
+
+if TYPE_CHECKING:
+    from evolign.policy.base_model import BaseModel
+
+METHODS = {"essa": "evolign.essa:essa"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    path: Path
+    """The run directory."""
+    summary: dict[str, Any]
+    """The contents of result.json."""
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT adapter folder."""
+        return self.path / "adapter"
+
+
+def run(
+    config: Config,
+    out: str | Path,
+    *,
+    task: Task | None = None,
+    base: "BaseModel | None" = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run `config` in the new directory `out`.
+
+    `task` and `base` stand in for what `config.task` and `config.model` name. Raises EvolignError.
+    """
+    task, base = _load(config, task, base)
+    with RunDir.create(out, dump(config)) as run_dir:
+        return _execute(config, run_dir, task, base, progress)
+
+
+def resume(
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    base: "BaseModel | None" = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Go on with the run in `path` from its newest checkpoint; a finished one is returned as it is."""
+    with RunDir.open(path) as run_dir:
+        config = load(run_dir.path / "config.json")
+        if run_dir.finished:
+            return Result(run_dir.path, run_dir.read_json("result.json"))
+        task, base = _load(config, task, base)
+        return _execute(config, run_dir, task, base, progress)
+
+
+def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[Task, "BaseModel"]:
+    """Task and model, checked against each other before anything is written."""
+    from evolign.policy.base_model import load_base_model
+
+    task = task or build_task(config.task)
+    check_splits(task)
+    base = base or load_base_model(config.model)
+    prompts = (*task.train, *task.validation, *task.test)
+    base.encode_prompts(prompts, config.sampling.max_new_tokens)
+    return task, base
+
+
+def _execute(
+    config: Config, run_dir: RunDir, task: Task, base: "BaseModel", progress: Progress | None
+) -> Result:
+    _check_provenance(run_dir, task, base)
+    method = resolve_name(METHODS[config.method])
+    if progress is not None:
+        return Result(run_dir.path, method(config, run_dir, task, base, progress))
+    with Terminal(config.evolution, run_dir.path / "log.txt") as terminal:
+        return Result(run_dir.path, method(config, run_dir, task, base, terminal))
+
+
+def _check_provenance(run_dir: RunDir, task: Task, base: "BaseModel") -> None:
+    """Record where the run happens; on resume, refuse another model or other data."""
+    rows = [*task.train, *task.validation, *task.test, *task.warmup]
+    fingerprints = {"model": model_fingerprint(base.model), "data": data_fingerprint(rows)}
+    if not (run_dir.path / "provenance.json").is_file():
+        run_dir.write_json("provenance.json", provenance() | {"fingerprints": fingerprints})
+        return
+    before = run_dir.read_json("provenance.json")["fingerprints"]
+    for name, value in fingerprints.items():
+        if before[name] != value:
+            raise RunError(
+                f"the {name} differs from what the run in {str(run_dir.path)!r} was started with; restore "
+                "it, or start a new run"
+            )

@@ -1,0 +1,50 @@
+"""Putting a policy together: base model, warm-started adapter, search space."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+
+from evolign.config import Config
+from evolign.policy import SPACES
+from evolign.policy.adapter import Adapter, read_adapter
+from evolign.policy.base_model import BaseModel
+from evolign.policy.space import SearchSpace
+from evolign.policy.warm_start import warm_start
+from evolign.types import Example
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A base model, the adapter that the search starts from, and the space of adapters around it."""
+
+    base: BaseModel
+    adapter: Adapter
+    space: SearchSpace
+
+
+def load_policy(config: Config, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
+    """The policy of a run; the adapter that it starts from lies in `folder` afterwards.
+
+    An adapter already in `folder` is read, not trained again: so a resumed run starts from the same one.
+    `rows` are the task's solved rows.
+    """
+    if not folder.is_dir():
+        _make_adapter(config, base, rows, folder)
+    adapter = read_adapter(base.model, folder)
+    space = resolve_name(SPACES[config.space.name])
+    options = config.space.model_dump(exclude={"name"})
+    return Policy(base, adapter, space(adapter, **options, seed=config.seed))
+
+
+def _make_adapter(config: Config, base: BaseModel, rows: Sequence[Example], folder: Path) -> None:
+    """Train or copy the starting adapter under a temporary name, then rename: all or nothing."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if config.adapter.path is None:
+        warm_start(base, config.adapter, rows, config.seed, partial)
+    else:
+        read_adapter(base.model, config.adapter.path).write(partial)
+    os.replace(partial, folder)

@@ -1,0 +1,99 @@
+"""`evolign check`: prove a recipe before spending on it, offline as far as that goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from evolign.config import Config
+from evolign.errors import ConfigError, EvolignError, UnreachableError
+from evolign.generation import check_batch
+from evolign.tasks import build_task
+from evolign.tasks.base import Task, check_splits
+from evolign.tasks.check import check_reward
+from evolign.tasks.scoring import Scorer
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    status: str
+    """ok, SKIPPED (could not be looked at from here) or FAILED."""
+    detail: str
+
+
+def check(config: Config) -> list[Finding]:
+    """Look at settings, data, reward, model and memory of `config`, in this order; raises nothing."""
+    findings = [Finding("settings", "ok", f"method {config.method}, seed {config.seed}")]
+    task = _try("data", lambda: _data(config), findings)
+    if task is not None:
+        _try("reward", lambda: _reward(config, task), findings)
+    _try("model", lambda: _model(config, task), findings)
+    return findings
+
+
+def _try(what: str, look: Callable[[], tuple[str, Any]], findings: list[Finding]) -> Any:
+    """Add what `look` finds, or why it could not; returns the object that it looked at, or None."""
+    try:
+        detail, found = look()
+    except UnreachableError as error:
+        findings.append(Finding(what, "SKIPPED", str(error)))
+    except EvolignError as error:
+        findings.append(Finding(what, "FAILED", str(error)))
+    else:
+        findings.append(Finding(what, "ok", detail))
+        return found
+    return None
+
+
+def _data(config: Config) -> tuple[str, Task]:
+    task = build_task(config.task)
+    check_splits(task)
+    check_batch(config, task)
+    splits = ("warmup", "train", "validation", "test")
+    counts = ", ".join(f"{len(getattr(task, split))} {split}" for split in splits)
+    return f"task {config.task.name}: {counts} rows, disjoint", task
+
+
+def _reward(config: Config, task: Task) -> tuple[str, None]:
+    with Scorer(task.reward, **config.reward.model_dump()) as scorer:
+        report = check_reward(task, scorer)
+    if not report.ok:
+        raise ConfigError("; ".join(report.problems))
+    return (
+        f"{scorer.name}: gold completions score {report.gold:.2f}, empty {report.empty:.2f}, shuffled "
+        f"{report.shuffled:.2f}, random text {report.random:.2f} ({report.num_examples} rows)",
+        None,
+    )
+
+
+def _model(config: Config, task: Task | None) -> tuple[str, None]:
+    """Shapes without weights: the model is built on torch's meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from evolign.engines.memory import bytes_per_row, weight_bytes
+    from evolign.policy.adapter import target_modules
+    from evolign.policy.base_model import load_architecture
+
+    architecture, tokenizer, dtype = load_architecture(config.model)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    targets = target_modules(model, config.adapter.target_modules)
+    prompts = task.train[:256] if task else []
+    longest = max((len(tokenizer(str(example.prompt))["input_ids"]) for example in prompts), default=512)
+    row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
+    rows = (
+        (config.strategy.population + 1)
+        * config.evolution.prompts_per_generation
+        * config.sampling.samples_per_prompt
+    )
+    return (
+        f"{config.model.name}: {model.num_parameters():,} parameters, {weight_bytes(model) / GIB:.2f} GiB as "
+        f"{str(dtype).removeprefix('torch.')}; adapter on {', '.join(targets)}; {rows:,} completions a "
+        f"generation, {row / 2**20:.1f} MiB of memory for each that is generated at once",
+        None,
+    )

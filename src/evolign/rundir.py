@@ -1,0 +1,239 @@
+"""The run directory: the files that every method writes and every reader relies on.
+
+    config.json      resolved; `evolign run config.json` reproduces the run
+    provenance.json  versions, hardware, fingerprints of model and data
+    metrics.jsonl    one JSON object per generation
+    samples.jsonl    a few prompts, completions and scores per evaluation
+    checkpoints/     the newest two
+    warm_start/      the adapter that the search started from, in PEFT's format
+    adapter/         the result, in PEFT's format
+    result.json      baseline and final metrics, and what they cost
+    log.txt          what the terminal showed
+
+A run can be killed at any moment. Files that are replaced are written under a temporary name, flushed to the
+disk and renamed; the two that grow are cut back to the last checkpoint when the run is resumed.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from evolign.errors import RunError
+
+KEPT_CHECKPOINTS = 2
+GROWING = ("metrics.jsonl", "samples.jsonl")
+STATE = "state_json"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class RunDir:
+    """One run's directory, locked against a second process while it is open.
+
+    `RunDir.create` for a new run, `RunDir.open` for an existing one; both raise RunError with the way out.
+    """
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+        self.warnings: list[str] = []
+        """What was repaired when a checkpoint was read."""
+
+    @classmethod
+    def create(cls, path: str | Path, config: str) -> Self:
+        """A new directory that holds `config`, the text of config.json."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{str(path)!r} exists already; go on with `evolign resume {path}`, give another --out, "
+                "or remove it"
+            )
+        with writing(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            run = cls(path, _locked(path))
+            run.write_text("config.json", config)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The directory of a run that was started before."""
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            raise RunError(f"{str(path)!r} is not a run directory: it holds no config.json")
+        with writing(path):
+            return cls(path, _locked(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.close()
+
+    @property
+    def warm_start(self) -> Path:
+        return self.path / "warm_start"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file: afterwards it holds all of `text`, or what it held before."""
+        self._replace(self.path / name, text.encode())
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file that evolign wrote. Raises RunError if it is missing or broken."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {str(self.path / name)!r}: {error}") from error
+
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append JSON objects to a .jsonl file, one line each."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        with writing(self.path), (self.path / name).open("a") as file:
+            file.write(text)
+            file.flush()
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """The objects of a .jsonl file; a last line that was cut off by a kill is left out."""
+        return read_rows(self.path / name)
+
+    def save(self, generation: int, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the checkpoint of `generation`: JSON-able `state` and numeric `arrays`."""
+        sizes = {name: _size(self.path / name) for name in GROWING}
+        text = np.frombuffer(json.dumps({"state": state, "sizes": sizes}).encode(), dtype=np.uint8)
+        buffer = BytesIO()
+        np.savez(buffer, allow_pickle=False, **{STATE: text, **arrays})
+        self._replace(self.path / "checkpoints" / f"{generation:08d}.npz", buffer.getvalue())
+        for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
+            old.unlink(missing_ok=True)
+
+    def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """State and arrays of the newest readable checkpoint, None where there is none yet.
+
+        The files that grow are cut back to what they held at that moment.
+        A corrupt one is set aside with a warning and the one before it is used. Raises RunError if all are
+        corrupt.
+        """
+        found = self._checkpoints()
+        for path in found:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    arrays = {name: file[name] for name in file.files}
+                saved = json.loads(arrays.pop(STATE).tobytes())
+            except UNREADABLE as error:
+                self.warnings.append(
+                    f"checkpoint {path.name} is corrupt ({type(error).__name__}); set aside as "
+                    f"{path.name}.corrupt"
+                )
+                path.rename(path.with_name(path.name + ".corrupt"))
+            else:
+                self._rewind(saved["sizes"])
+                return saved["state"], arrays
+        if found:
+            raise RunError(
+                f"all {len(found)} checkpoints of {str(self.path)!r} are corrupt; start again with "
+                f"`evolign run {self.path}/config.json --out NEW_DIR`"
+            )
+        self._rewind({})
+        return None
+
+    def _rewind(self, sizes: Mapping[str, int]) -> None:
+        """Cut the files that grow back to `sizes`: what came later will be made again."""
+        for name in GROWING:
+            path, size = self.path / name, sizes.get(name, 0)
+            if path.is_file() and path.stat().st_size > size:
+                os.truncate(path, size)
+
+    def copy_adapter(self, out: Path) -> None:
+        """Copy the result's adapter folder."""
+        try:
+            shutil.copytree(self.adapter, out)
+        except OSError as error:
+            raise RunError(f"cannot copy {str(self.adapter)!r} to {str(out)!r}: {error}") from error
+
+    @contextmanager
+    def replacing(self, target: Path) -> Iterator[Path]:
+        """A temporary folder that becomes `target` when the block ends without an error."""
+        partial = target.with_name(target.name + ".partial")
+        with writing(self.path):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        return sorted((self.path / "checkpoints").glob("*.npz"), reverse=True)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        partial = path.with_name(path.name + ".partial")
+        with writing(self.path):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; a last line that was cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an operating system's error into a sentence: what happened, what is safe, what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write to the run directory {str(path)!r}: {error.strerror or error}. Everything up to "
+            f"the last checkpoint is safe; free space or restore the directory, then `evolign resume {path}`"
+        ) from error
+
+
+def _locked(path: Path) -> IO[str]:
+    """An open file that holds the directory's lock until it is closed or its process dies."""
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunError(
+            f"{str(path)!r} is in use by another evolign process; wait for it or stop it"
+        ) from None
+    return lock

@@ -1,0 +1,181 @@
+"""The loop's memory: strategy, best mean and counters, kept in the run directory's checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evolign.calibration import calibrate
+from evolign.config import Config
+from evolign.display import Progress
+from evolign.engines import Engine
+from evolign.evaluation import evaluate
+from evolign.generation import check_batch, sampling
+from evolign.rundir import RunDir
+from evolign.seeding import key
+from evolign.strategies import build_strategy
+from evolign.strategies.base import Strategy
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer, Scores
+from evolign.types import Rollouts
+
+FLAT_WARNING = 5
+"""Generations in a row without any difference in fitness before the user is told."""
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside the strategy's own state: all of it is JSON."""
+
+    sigma: float
+    """Initial step size, given or calibrated."""
+    completions: int = 0
+    generated_tokens: int = 0
+    validation_completions: int = 0
+    seconds: float = 0.0
+    timeouts: int = 0
+    crashes: int = 0
+    generation: int = 0
+    """Generations that are done."""
+    flat: int = 0
+    """Generations in a row in which all candidates had the same fitness."""
+    best_generation: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Validation metrics of the best mean so far."""
+
+
+class Search:
+    """The loop's memory: state, strategy and best mean, restored from and saved to the run directory."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunDir,
+        task: Task,
+        engine: Engine,
+        scorer: Scorer,
+        dim: int,
+        progress: Progress,
+    ) -> None:
+        check_batch(config, task)
+        self._config, self._run, self._task = config, run, task
+        self._engine, self._scorer, self._progress = engine, scorer, progress
+        saved = run.restore()
+        for warning in run.warnings:
+            progress.say(f"Warning: {warning}")
+        if saved:
+            self.state = State(**saved[0])
+        else:
+            self.state = self._start(dim)
+        self.strategy: Strategy = build_strategy(config.strategy, dim, self.state.sigma, config.seed)
+        self.best_theta_D = np.zeros(dim)
+        if saved:
+            arrays = saved[1]
+            self.best_theta_D = arrays.pop("best_theta_D")
+            self.strategy.load_state_dict(arrays)
+            progress.say(f"Resuming after generation {self.state.generation}.")
+        else:
+            self.record(self.validate())
+
+    def _start(self, dim: int) -> State:
+        config = self._config
+        if config.strategy.sigma != "auto":
+            return State(config.strategy.sigma)
+        found = calibrate(self._engine, dim, self._task.train, sampling(config, 0), config)
+        self._progress.say(
+            f"sigma = {found.sigma:.3g} (calibrated: changes {found.change_rate:.0%} of completions)"
+        )
+        return State(found.sigma, found.num_completions, found.num_tokens, seconds=found.seconds)
+
+    def stop_reason(self) -> str:
+        """Which limit has been reached; empty while there is none."""
+        limits, state = self._config.evolution, self.state
+        if state.generation >= limits.generations:
+            return f"generations = {limits.generations}"
+        if limits.max_completions and state.completions >= limits.max_completions:
+            return f"max_completions = {limits.max_completions}"
+        if limits.max_minutes and state.seconds >= 60 * limits.max_minutes:
+            return f"max_minutes = {limits.max_minutes}"
+        if limits.target is not None and state.best[self._metric] >= limits.target:
+            return f"target = {limits.target}"
+        return ""
+
+    def count(self, rollouts: Rollouts, scores: Scores, fitness_N: np.ndarray) -> None:
+        """Add up what the generation cost, and warn when fitness carries no information."""
+        state = self.state
+        state.completions += rollouts.num_completions
+        state.generated_tokens += rollouts.num_tokens
+        state.timeouts += scores.timeouts
+        state.crashes += scores.crashes
+        state.flat = state.flat + 1 if np.ptp(fitness_N) == 0 else 0
+        if state.flat == FLAT_WARNING:
+            self._progress.say(_flat_warning(fitness_N[0]))
+
+    def validation_is_due(self) -> bool:
+        """Every few generations, and after the last one."""
+        every = self._config.evaluation.every
+        return self.state.generation % every == 0 or bool(self.stop_reason())
+
+    def validate(self) -> dict[str, float]:
+        """Judge the mean on the validation prompts and keep it if it is the best so far."""
+        config, state, mean_D = self._config, self.state, self.strategy.mean
+        found = evaluate(
+            self._engine,
+            self._scorer,
+            mean_D,
+            self._task.validation,
+            metric=self._task.metric,
+            decoding=config.evaluation.decoding,
+            max_new_tokens=config.sampling.max_new_tokens,
+            seed=key(config.seed, "validation"),
+        )
+        state.validation_completions += found.num_completions
+        if not state.best or self._rank(found.metrics) > self._rank(state.best):
+            state.best, state.best_generation, self.best_theta_D = (
+                found.metrics,
+                state.generation,
+                mean_D,
+            )
+        kept = found.samples[: config.evaluation.num_samples_kept]
+        stamp = {"generation": state.generation, "split": "validation"}
+        self._run.append("samples.jsonl", [stamp | sample for sample in kept])
+        return {f"eval/{name}": value for name, value in found.metrics.items()}
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Log the generation and write its checkpoint."""
+        state = self.state
+        totals = ("generation", "completions", "generated_tokens", "seconds")
+        row = {name: getattr(state, name) for name in totals} | dict(row)
+        self._run.append("metrics.jsonl", [row])
+        arrays = self.strategy.state_dict() | {"best_theta_D": self.best_theta_D}
+        self._run.save(state.generation, asdict(state), arrays)
+        self._progress.generation(row)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all candidates see the same prompts."""
+        return self._config.evolution.prompt_sharing == "shared"
+
+    @property
+    def _metric(self) -> str:
+        return f"{self._task.metric}_{self._config.evaluation.select_by}"
+
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What makes a mean better: the selecting metric, then the others."""
+        names = sorted(self._config.evaluation.decoding)
+        return (metrics[self._metric], *(metrics[f"{self._task.metric}_{name}"] for name in names))
+
+
+def _flat_warning(fitness: float) -> str:
+    cause = (
+        "the task may be too hard for the model, sampling.max_new_tokens too small, or the reward may not "
+        "read the answers (see samples.jsonl and `evolign check`)"
+        if fitness <= 0
+        else "the task may be solved already, or strategy.sigma too small to change any completion (see "
+        "change_rate in metrics.jsonl)"
+    )
+    return (
+        f"Warning: all candidates had the same fitness ({fitness:.3g}) for {FLAT_WARNING} generations, so "
+        f"there is nothing to learn from: {cause}."
+    )

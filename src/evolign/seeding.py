@@ -1,0 +1,20 @@
+"""The only place where seeds are made: every random stream is named by what it is for.
+
+A stream depends on the run's seed and its labels alone, so nothing has to be saved to resume a run,
+and no stream depends on how many numbers another one has used.
+"""
+
+import hashlib
+
+import numpy as np
+
+
+def key(seed: int, *labels: object) -> int:
+    """A 63-bit integer that names the stream `labels` of the run `seed`."""
+    text = "\x1f".join(map(str, (seed, *labels)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def stream(seed: int, *labels: object) -> np.random.Generator:
+    """The random generator of the stream `labels` of the run `seed`."""
+    return np.random.default_rng(key(seed, *labels))

@@ -1,0 +1,73 @@
+"""Random search: candidates around the starting point, the best one wins. The sanity baseline.
+
+A strategy that does not beat it at an equal number of evaluations has learned nothing.
+
+Fitness is taken at its word. Where it is noisy, the highest value seen is partly luck, so the
+incumbent is worse than its recorded fitness, and a lucky generation is hard to displace.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from evolign.seeding import stream
+from evolign.strategies.base import check_state, check_told
+
+
+class RandomSearch:
+    """Draws theta ~ N(0, sigma^2 I) every generation; `mean` is the incumbent, at first the origin.
+
+    >>> strategy = RandomSearch(dim=3, population=8, sigma=0.5, seed=0)
+    >>> theta_ND = strategy.ask()
+    >>> strategy.tell(theta_ND, fitness_N=np.arange(8.0))
+    >>> bool((strategy.mean == theta_ND[7]).all())
+    True
+    """
+
+    def __init__(self, dim: int, *, population: int, sigma: float, seed: int) -> None:
+        self.population = population
+        self._sigma = float(sigma)
+        self._seed = seed
+        self._incumbent_D = np.zeros(dim)
+        self._best_fitness = -np.inf
+        self._generation = 0
+
+    @property
+    def mean(self) -> np.ndarray:
+        """theta_D: the best single candidate seen so far."""
+        return self._incumbent_D.copy()
+
+    @property
+    def sigma(self) -> float:
+        """The standard deviation of the candidates, constant."""
+        return self._sigma
+
+    def ask(self) -> np.ndarray:
+        """theta_ND; the same candidates until the next tell."""
+        generator = stream(self._seed, "strategy", self._generation)
+        shape = (self.population, len(self._incumbent_D))
+        return self._sigma * generator.standard_normal(shape)
+
+    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> None:
+        """Keep the best candidate if it is better than the incumbent."""
+        asked_ND = self.ask()
+        fitness_N = check_told(asked_ND, theta_ND, fitness_N)
+        if np.ptp(fitness_N) > 0 and fitness_N.max() > self._best_fitness:
+            self._incumbent_D = asked_ND[fitness_N.argmax()].copy()
+            self._best_fitness = float(fitness_N.max())
+        self._generation += 1
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The incumbent, its fitness and the number of generations told."""
+        return {
+            "mean": self._incumbent_D.copy(),
+            "best_fitness": np.array(self._best_fitness),
+            "generation": np.array(self._generation),
+        }
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue where `state` was taken."""
+        state = check_state(state, self.state_dict())
+        self._incumbent_D = state["mean"]
+        self._best_fitness = float(state["best_fitness"])
+        self._generation = int(state["generation"])

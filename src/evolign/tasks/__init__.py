@@ -1,0 +1,33 @@
+"""Tasks: prompts and a reward, no models.
+
+A task is any object with the attributes of `evolign.tasks.base.Task`. The rewards live in
+`rewards.py`, are executed by the worker processes of `scoring.py`, and are proved by `check.py`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from evolign.errors import unknown_name
+
+if TYPE_CHECKING:
+    from evolign.tasks.base import Task
+
+TASKS = {
+    "arithmetic": "evolign.tasks.arithmetic:Arithmetic",
+    "gsm8k": "evolign.tasks.gsm8k:Gsm8k",
+    "rows": "evolign.tasks.rows:Rows",
+}
+
+
+def build_task(config: Any) -> "Task":
+    """The task that `config` describes.
+
+    `config` is a pydantic model with the field `name`, a key of `TASKS`; its other fields are the
+    keyword arguments of the task's constructor. Raises ConfigError for an unknown name, and what
+    the constructor raises.
+    """
+    from pkgutil import resolve_name
+
+    if config.name not in TASKS:
+        raise unknown_name("task", config.name, TASKS)
+    task: Task = resolve_name(TASKS[config.name])(**config.model_dump(exclude={"name"}))
+    return task

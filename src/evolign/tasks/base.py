@@ -1,0 +1,93 @@
+"""What a task is, and what holds for every task.
+
+Tasks are protocols, not base classes: anything with these attributes is one.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from evolign.errors import ConfigError
+from evolign.types import Example, Prompt
+
+
+class Task(Protocol):
+    """Prompts in disjoint splits, and the reward that judges completions of them."""
+
+    train: list[Example]
+    """What is evolved or trained on."""
+    validation: list[Example]
+    """What the search is watched on; no prompt of it is in `train`."""
+    test: list[Example]
+    """What a result is reported on; may be empty."""
+    warmup: list[Example]
+    """Examples with a `completion`, for the supervised warm start; may be empty."""
+
+    @property
+    def metric(self) -> str:
+        """ "accuracy" when the reward is 1 for a correct completion and else 0; else "reward"."""
+
+    @property
+    def reward(self) -> str | Callable[..., Any]:
+        """What `evolign.tasks.rewards.load_reward` takes, or the function itself."""
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """A string that is equal for equal prompts, whether they are text or chat messages."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def check_splits(task: Task) -> None:
+    """Raise ConfigError if a split that must hold something is empty, or if a prompt repeats.
+
+    `train`, `validation` and `test` share no prompt, and none of them holds a prompt twice;
+    `warmup` shares none with `validation` and `test`. Every warm-up example has a completion.
+    """
+    for name in ("train", "validation"):
+        if not getattr(task, name):
+            raise ConfigError(f"the task's {name} split is empty; give it at least one example")
+    if incomplete := [example.id for example in task.warmup if example.completion is None]:
+        raise ConfigError(
+            f"{len(incomplete)} warm-up examples have no completion (the first: {incomplete[0]!r});"
+            " the warm start is trained on completions"
+        )
+    for name in ("train", "validation", "test"):
+        check_no_repeats(name, getattr(task, name))
+    for one, other in (
+        ("train", "validation"),
+        ("train", "test"),
+        ("validation", "test"),
+        ("warmup", "validation"),
+        ("warmup", "test"),
+    ):
+        _check_disjoint(one, getattr(task, one), other, getattr(task, other))
+
+
+def check_no_repeats(name: str, examples: Sequence[Example]) -> None:
+    """Raise ConfigError if two examples of the split `name` have the same prompt or the same id."""
+    first_with: dict[str, Example] = {}
+    for example in examples:
+        key = prompt_key(example.prompt)
+        if (earlier := first_with.get(key)) is not None:
+            raise ConfigError(
+                f"the {name} split holds a prompt twice (examples {earlier.id!r} and"
+                f" {example.id!r}): {_shortened(example)}; keep one of them"
+            )
+        first_with[key] = example
+    if len({example.id for example in examples}) < len(examples):
+        raise ConfigError(f"the {name} split holds two examples with one id; make the ids unique")
+
+
+def _check_disjoint(one: str, examples: Sequence[Example], other: str, others: Sequence[Example]) -> None:
+    keys = {prompt_key(example.prompt) for example in examples}
+    shared = [example for example in others if prompt_key(example.prompt) in keys]
+    if shared:
+        raise ConfigError(
+            f"{len(shared)} prompts of {other} are also in {one} (the first:"
+            f" {_shortened(shared[0])}); the splits must be disjoint: remove them from {one}"
+        )
+
+
+def _shortened(example: Example) -> str:
+    key = prompt_key(example.prompt)
+    return repr(key if len(key) <= 80 else key[:77] + "...")

@@ -1,0 +1,155 @@
+r"""Rows: your own prompts, from a file, a hub data set or a live list, judged by any reward.
+
+A row is whatever your file holds, for instance a line of JSON:
+
+    {"question": "What is 12 * 12?", "answer": "144", "source": "squares.txt"}
+
+With `prompt="Question: {question}\nAnswer:"` it becomes the prompt "Question: What is 12 * 12?..."
+and the reward is called with the columns that are left:
+`reward(prompts=[...], completions=[...], answer=["144"], source=["squares.txt"])`.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from string import Formatter
+from typing import Any
+
+from evolign.errors import ConfigError
+from evolign.seeding import stream
+from evolign.tasks.base import check_splits, prompt_key
+from evolign.tasks.reading import Row, check_enough, column, read_rows
+from evolign.tasks.rewards import completion_text
+from evolign.types import Example, Prompt
+
+Source = str | Iterable[Mapping[str, Any]]
+
+RESERVED = frozenset({"prompt", "prompts", "completion", "completions", "completion_ids"})
+"""Columns that never go to the reward: it has arguments of these names, or TRL withholds them."""
+
+log = logging.getLogger(__name__)
+
+
+class Rows:
+    """The task of your own rows.
+
+    `prompt` is a column or a template over columns such as "Question: {question}\nAnswer:"; so is
+    `completion`, where there are references. A prompt column may hold chat messages. Where
+    `validation` is None, its rows are taken from `train`, drawn by `seed`; so are the warm-up rows.
+    Of rows with one prompt the first counts. Sources are described in `reading.py`; they may also
+    be lists of dicts or `datasets.Dataset`s. Raises ConfigError for whatever is wrong with them.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Source,
+        validation: Source | None = None,
+        test: Source | None = None,
+        prompt: str = "prompt",
+        completion: str | None = None,
+        system: str | None = None,
+        chat: bool = False,
+        num_validation: int = 100,
+        num_warmup: int = 0,
+        reward: str | Callable[..., Any] = "math_answer",
+        metric: str = "reward",
+        seed: int = 0,
+    ) -> None:
+        if num_warmup and completion is None:
+            raise ConfigError(
+                f"task.num_warmup = {num_warmup} needs task.completion, the column or template"
+                " that the warm start is trained on; set it, or set num_warmup to 0"
+            )
+        self.reward, self.metric = reward, metric
+        self._prompt, self._completion = prompt, completion
+        self._system, self._chat = system, chat
+        everything = self._examples(train, "train")
+        held_out = num_validation if validation is None else 0
+        check_enough(everything, "task.train", num_warmup=num_warmup, num_validation=held_out)
+        shuffled = [everything[i] for i in stream(seed, "rows", "split").permutation(len(everything))]
+        self.warmup = shuffled[:num_warmup]
+        self.train = shuffled[num_warmup + held_out :]
+        if validation is None:
+            self.validation = shuffled[num_warmup : num_warmup + held_out]
+        else:
+            self.validation = self._examples(validation, "validation")
+        self.test: list[Example] = [] if test is None else self._examples(test, "test")
+        check_splits(self)
+
+    def _examples(self, source: Source, split: str) -> list[Example]:
+        """The examples of a source, without those whose prompt came before."""
+        rows = read_rows(source, f"task.{split}", split)
+        examples: dict[str, Example] = {}
+        for number, row in enumerate(rows, start=1):
+            prompt = self._rendered_prompt(row, number)
+            key = prompt_key(prompt)
+            if key not in examples:
+                examples[key] = Example(
+                    id=hashlib.blake2b(key.encode(), digest_size=8).hexdigest(),
+                    prompt=prompt,
+                    completion=self._rendered_completion(row, number),
+                    columns=self._columns(row),
+                )
+        if repeated := len(rows) - len(examples):
+            log.warning("task.%s: left out %d rows whose prompt came before", split, repeated)
+        return list(examples.values())
+
+    def _rendered_prompt(self, row: Row, number: int) -> Prompt:
+        value = _rendered(self._prompt, row, number, "task.prompt")
+        if _is_messages(value):
+            messages = [dict(message) for message in value]
+        elif self._chat:
+            messages = [{"role": "user", "content": str(value)}]
+        elif self._system is not None:
+            raise ConfigError(
+                "task.system needs prompts that are chat messages; set task.chat = true, or put"
+                " the text into task.prompt"
+            )
+        else:
+            return str(value)
+        if self._system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self._system})
+        return messages
+
+    def _rendered_completion(self, row: Row, number: int) -> str | None:
+        if self._completion is None:
+            return None
+        value = _rendered(self._completion, row, number, "task.completion")
+        return completion_text(value) if _is_messages(value) else str(value)
+
+    def _columns(self, row: Row) -> Row:
+        used = {self._prompt, self._completion} | RESERVED
+        return {name: value for name, value in row.items() if name not in used}
+
+
+def _rendered(template: str, row: Row, number: int, field: str) -> Any:
+    """A column's value as it is, or a template with the row's columns filled in."""
+    if "{" not in template:
+        return column(row, template, number, field)
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ConfigError(f"{field} = {template!r} is no template: {error}") from error
+    for name in names:
+        root = name.split("[")[0].split(".")[0]
+        if not root or root.isdigit():
+            raise ConfigError(
+                f"{field} = {template!r}: braces need a column's name; write literal ones doubled,"
+                r" as in \boxed{{}}"
+            )
+        column(row, root, number, field)
+    try:
+        return template.format(**row)
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{field} = {template!r} does not fit row {number}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _is_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in value)
+    )

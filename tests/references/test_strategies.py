@@ -1,0 +1,156 @@
+"""Strategies against the `cmaes` package, and against formulas worked out independently."""
+
+import math
+
+import numpy as np
+import pytest
+
+from evolign.strategies import CmaEs, OpenAiEs, Snes, shaping
+from evolign.strategies.openai_es import estimate_gradient
+
+
+def ellipsoid(theta_D):
+    return float((np.logspace(0, 2, len(theta_D)) * (theta_D - 0.7) ** 2).sum())
+
+
+def generations_to_target(ask_one_generation, tell, mean, target=1e-6, limit=500):
+    for generation in range(limit):
+        if ellipsoid(mean()) < target:
+            return generation
+        theta_ND = ask_one_generation()
+        tell(theta_ND, [ellipsoid(theta_D) for theta_D in theta_ND])
+    return limit
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_cma_es_needs_as_many_generations_as_the_cmaes_package(covariance):
+    import cmaes
+
+    dim, population = 8, 12
+    ours, theirs = [], []
+    for seed in range(7):
+        # cmaes has negative weights in its full variant and none in its separable one.
+        strategy = CmaEs(
+            dim,
+            population=population,
+            sigma=0.3,
+            seed=seed,
+            covariance=covariance,
+            active=covariance == "full",
+        )
+        ours.append(
+            generations_to_target(
+                strategy.ask,
+                lambda theta_ND, cost, s=strategy: s.tell(theta_ND, -np.array(cost)),
+                lambda s=strategy: s.mean,
+            )
+        )
+        reference = (cmaes.CMA if covariance == "full" else cmaes.SepCMA)(
+            np.zeros(dim), 0.3, population_size=population, seed=seed
+        )
+        theirs.append(
+            generations_to_target(
+                lambda r=reference: [r.ask() for _ in range(population)],
+                lambda theta_ND, cost, r=reference: r.tell(list(zip(theta_ND, cost, strict=True))),
+                lambda r=reference: r.mean if hasattr(r, "mean") else r._mean,
+            )
+        )
+    # Seeds differ by about 10 %; learning rates and damping differ between the two by design.
+    assert 1 / 1.4 < np.median(ours) / np.median(theirs) < 1.4
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+@pytest.mark.parametrize("population", [6, 7, 24])
+def test_the_first_mean_of_cma_es_is_hansens_weighted_sum(covariance, population):
+    strategy = CmaEs(5, population=population, sigma=0.3, seed=4, covariance=covariance)
+    theta_ND = strategy.ask()
+    fitness_N = [-ellipsoid(theta_D) for theta_D in theta_ND]
+    strategy.tell(theta_ND, np.array(fitness_N))
+    # Hansen's tutorial, arXiv 1604.00772, equations 49 to 53: the better half, log weights, sum 1.
+    best_first = sorted(range(population), key=lambda i: fitness_N[i], reverse=True)
+    weights = [math.log((population + 1) / 2) - math.log(i) for i in range(1, population // 2 + 1)]
+    expected_D = [
+        sum(w / sum(weights) * theta_ND[i, d] for w, i in zip(weights, best_first, strict=False))
+        for d in range(5)
+    ]
+    assert strategy.mean == pytest.approx(expected_D, rel=1e-12, abs=1e-15)
+
+
+def test_one_step_of_snes_is_the_papers_arithmetic():
+    strategy = Snes(3, population=5, sigma=0.3, seed=2, learning_rate_mean=0.9)
+    theta_ND = strategy.ask()
+    fitness_N = np.array([0.1, -2.0, 5.0, 0.3, 0.2])  # best first: 2, 3, 4, 0, 1
+    strategy.tell(theta_ND, fitness_N)
+    raw = [math.log(3.5) - math.log(k) for k in (1, 2, 3)]  # 4 and 5 exceed lambda / 2 + 1 = 3.5
+    utility = {2: raw[0] / sum(raw), 3: raw[1] / sum(raw), 4: raw[2] / sum(raw), 0: 0.0, 1: 0.0}
+    eta_sigma = (3 + math.log(3)) / (5 * math.sqrt(3))
+    log_sigma = []
+    for d in range(3):
+        s = [theta_ND[i, d] / 0.3 for i in range(5)]
+        gradient_mu = sum((utility[i] - 0.2) * s[i] for i in range(5))
+        gradient_sigma = sum((utility[i] - 0.2) * (s[i] ** 2 - 1) for i in range(5))
+        assert strategy.mean[d] == pytest.approx(0.9 * 0.3 * gradient_mu, rel=1e-12)
+        log_sigma.append(math.log(0.3) + eta_sigma / 2 * gradient_sigma)
+    assert strategy.state_dict()["sigma"] == pytest.approx(np.exp(log_sigma), rel=1e-12)
+    assert strategy.sigma == pytest.approx(math.exp(sum(log_sigma) / 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_openai_es_estimates_the_gradient_of_a_linear_function(antithetic):
+    slope_D = np.array([3.0, -1.0, 0.0, 0.5])
+    population = 40_000
+    strategy = OpenAiEs(
+        4,
+        population=population,
+        sigma=0.1,
+        seed=0,
+        learning_rate=1.0,
+        antithetic=antithetic,
+        shaping="mean",
+        optimizer="sgd",
+    )
+    theta_ND = strategy.ask()
+    strategy.tell(theta_ND, theta_ND @ slope_D + 7.0)
+    # Var(g_j) = (|c|^2 + c_j^2) / independent samples; within 5 standard errors.
+    samples = population // 2 if antithetic else population
+    error_D = np.sqrt((slope_D @ slope_D + slope_D**2) / samples)
+    assert (np.abs(strategy.mean - slope_D) < 5 * error_D).all()
+
+
+def test_openai_es_follows_equations_5_to_7_and_adam_by_hand():
+    options = {"population": 4, "sigma": 0.5, "seed": 1, "learning_rate": 0.1, "shaping": "mean"}
+    strategy = OpenAiEs(2, beta1=0.8, beta2=0.95, **options)
+    mean, moment1, moment2 = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    for step, fitness in enumerate([[3.0, 1.0, -2.0, 0.0], [0.0, 5.0, 1.0, 2.0]], start=1):
+        theta_ND = strategy.ask()
+        strategy.tell(theta_ND, np.array(fitness))
+        for d in range(2):
+            eps = [(theta_ND[i, d] - mean[d]) / 0.5 for i in range(4)]
+            g = sum((fitness[i] - sum(fitness) / 4) * eps[i] for i in range(4)) / (4 * 0.5)
+            moment1[d] = 0.8 * moment1[d] + 0.2 * g
+            moment2[d] = 0.95 * moment2[d] + 0.05 * g * g
+            root = math.sqrt(moment2[d] / (1 - 0.95**step))
+            mean[d] += 0.1 * moment1[d] / (1 - 0.8**step) / (root + 1e-8)
+        assert strategy.mean == pytest.approx(mean, rel=1e-9)
+
+
+def test_the_gradient_of_one_pair_is_the_slope_between_its_ends():
+    assert estimate_gradient(np.array([2.0, -2.0]), np.array([[1.0], [-1.0]]), 0.5) == [4.0]
+
+
+def test_z_scores_are_those_of_the_textbook():
+    # Mean 2.5, population variance 1.25.
+    expected = np.array([-1.5, -0.5, 0.5, 1.5]) / math.sqrt(1.25)
+    assert shaping.z_score(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(expected, rel=1e-12)
+    assert shaping.z_score(np.full(3, 0.1)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_mean_is_subtracted():
+    assert shaping.mean_subtracted(np.array([1.0, 2.0, 6.0])).tolist() == [-2.0, -1.0, 3.0]
+
+
+def test_centred_ranks_of_equal_fitness_are_their_average():
+    fitness_N = np.array([10.0, -1.0, 10.0, 3.0, 10.0])
+    # Ranks 0 (worst) to 4, over 4, minus 1/2; the three best share (2 + 3 + 4) / 3 = 3.
+    assert shaping.centred_rank(fitness_N).tolist() == [0.25, -0.5, 0.25, -0.25, 0.25]
+    assert shaping.centred_rank(np.array([0.0, -0.0])).tolist() == [0.0, 0.0]
