@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check golden clean
+.PHONY: quickstart test check docs golden clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/evolign quickstart
@@ -16,8 +16,12 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+
 golden: $(INSTALLED)
 	$(BIN)/python tests/golden/test_trajectory.py
+	$(BIN)/python tests/golden/test_evolution.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evolign needs Python 3.11 or newer; try make PYTHON=python3.12")'

@@ -49,9 +49,7 @@ from evolign.tasks.rewards import gsm8k_answer, math_answer
         ("5", r"\boxed{1/0}", False),
     ],
 )
-def test_a_gsm8k_completion_is_graded_by_its_final_number(
-    gold: str, completion: str, correct: bool
-) -> None:
+def test_a_gsm8k_completion_is_graded_by_its_final_number(gold: str, completion: str, correct: bool) -> None:
     assert numbers_equal(gold, final_answer(completion)) is correct
     chat = [{"role": "assistant", "content": completion}]
     assert gsm8k_answer(["", ""], [completion, chat], [gold, gold]) == [correct] * 2  # type: ignore[list-item]

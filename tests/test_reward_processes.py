@@ -154,3 +154,12 @@ def test_workers_and_their_children_end_with_the_parent(
     os.kill(parent.pid, ending)
     parent.wait(timeout=10)
     assert all(gone(pid) for pid in pids)
+
+
+def test_a_worker_imports_nothing_heavy_of_its_own() -> None:
+    program = (
+        "import sys; import evolign.tasks, evolign.tasks.reward_worker, evolign.tasks.rewards\n"
+        "heavy = {'numpy', 'torch', 'datasets', 'math_verify', 'dill'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

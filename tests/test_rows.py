@@ -174,24 +174,18 @@ def test_what_is_wrong_with_rows_is_said(
         ("rows.xml", "<a/>", "has the ending '.xml'; known: .jsonl"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_said(
-    name: str, text: str, sentence: str, tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_read_is_said(name: str, text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=sentence):
         Rows(train=str(tmp_path / name), **SMALL)
 
 
 def test_a_missing_file_and_an_unset_variable_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ConfigError, match=r"task.train = 'no/x.jsonl' does not exist \(looked in /"
-    ):
+    with pytest.raises(ConfigError, match=r"task.train = 'no/x.jsonl' does not exist \(looked in /"):
         Rows(train="no/x.jsonl")
     monkeypatch.delenv("NO_DATA", raising=False)
     for path in ("$NO_DATA/x.jsonl", "${NO_DATA}/x.jsonl"):
-        with pytest.raises(
-            ConfigError, match="the environment variable NO_DATA is not set; set it"
-        ):
+        with pytest.raises(ConfigError, match="the environment variable NO_DATA is not set; set it"):
             Rows(train=path)
 
 
@@ -204,9 +198,7 @@ def test_a_file_that_is_not_gsm8k_is_refused(tmp_path: Path) -> None:
         ({"answer": 1}, r"row \d: the answer is a int; it must be a text"),
     ):
         questions = [{"question": str(i)} if "question" not in sentence else {} for i in range(5)]
-        path.write_text(
-            lines([{**question, **row, "id": i} for i, question in enumerate(questions)])
-        )
+        path.write_text(lines([{**question, **row, "id": i} for i, question in enumerate(questions)]))
         with pytest.raises(ConfigError, match=sentence):
             Gsm8k(train=str(path), test=str(path), **sizes)
 

@@ -15,7 +15,7 @@ _NAMES = {
     "export": "evolign.assessment:export",
     "load_config": "evolign.config:load",
     "quickstart": "evolign.demo:quickstart",
-    "registries": "evolign.registries:registries",
+    "registries": "evolign.registry:registries",
     "resume": "evolign.methods:resume",
     "run": "evolign.methods:run",
 }

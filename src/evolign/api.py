@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolign.config import parse
+from evolign.config import load, parse
 from evolign.display import Progress
+from evolign.errors import ConfigError, RunError
 from evolign.methods import Result, resume, run
 from evolign.policy.base_model import BaseModel
 from evolign.tasks.rows import Rows
@@ -37,19 +38,27 @@ def evolve(
         tuned = PeftModel.from_pretrained(model, result.adapter)
 
     `train`, `validation` and `test` are lists of dicts or `datasets.Dataset`s; `task` holds further fields of
-    the task `rows`; `sections` are sections of the configuration. If `out` holds an unfinished run of the
-    same settings, it is resumed. Raises EvolignError.
+    the task `rows`; `sections` are sections of the configuration. If `out` holds a run of the same settings,
+    it is resumed. Raises EvolignError.
     """
-    named = isinstance(model, str)
+    named = isinstance(model, str | Path)
+    if not named and tokenizer is None:
+        raise ConfigError("evolve() needs the tokenizer of a live model; pass tokenizer=")
     tree: dict[str, Any] = {
         **sections,
         "task": {"name": "rows", "train": "(live rows)", **(task or {})},
-        "model": {**sections.get("model", {}), "name": model if named else model.name_or_path},  # type: ignore[dict-item]
+        "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
     }
     config = parse(tree, source="evolve()")
     fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward"})
     rows = Rows(train=train, validation=validation, test=test, reward=reward, **fields)
     base = None if named else BaseModel(model, tokenizer, model.name_or_path)
-    if (Path(out) / "config.json").is_file():
+    before = Path(out) / "config.json"
+    if before.is_file():
+        if load(before) != config:
+            raise RunError(
+                f"{str(out)!r} holds a run of other settings; give another `out`, or go on with that one by "
+                "evolign.resume"
+            )
         return resume(out, task=rows, base=base, progress=progress)
     return run(config, out, task=rows, base=base, progress=progress)

@@ -37,6 +37,8 @@ def assess(
     from evolign.policy.policy import load_policy
     from evolign.policy.threads import cpu_threads
 
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it first")
     config = _configuration(target, task, overrides)
     if split not in SPLITS:
         raise ConfigError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
@@ -90,10 +92,17 @@ def _configuration(target: str, task: str | None, overrides: Sequence[str]) -> C
     if (path / "config.json").is_file() and (path / "adapter" / "adapter_config.json").is_file():
         tree = json.loads(load(path / "config.json").model_dump_json())
         tree["adapter"]["path"] = str(path / "adapter")
-    elif (path / "metrics.jsonl").is_file():
+    elif (path / "provenance.json").is_file():
         raise RunError(f"{target!r} is a run that is not finished; first `evolign resume {target}`")
     elif (path / "adapter_config.json").is_file():
-        name = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        from evolign.policy.adapter import settings_base
+
+        name = settings_base(path)
+        if name is None:
+            raise ConfigError(
+                f"{target!r}: adapter_config.json names no base_model_name_or_path; add it, or judge the "
+                f"model with adapter.path={target}"
+            )
         tree = {"model": {"name": name}, "adapter": {"path": target}}
     else:  # a bare model: an untrained adapter of rank 1 changes nothing
         tree = {"model": {"name": target}, "adapter": {"rank": 1, "warm_start": None}}

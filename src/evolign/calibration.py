@@ -51,20 +51,23 @@ def calibrate(
     prompts = examples[: config.calibration.prompts]
     low, high = 0.0, math.inf
     sigma, completions, tokens = FIRST_SIGMA, 0, 0
+    trials: list[tuple[float, float]] = []
     for _ in range(TRIALS):
         theta_ND = np.vstack([sigma * direction_ND, np.zeros(dim)])
         rollouts = engine.generate(Population(theta_ND), [prompts] * len(theta_ND), sampling)
         completions += rollouts.num_completions
         tokens += rollouts.num_tokens
         rate = change_rate(rollouts.text_NPS)
+        trials.append((rate, sigma))
         if abs(rate - wanted) <= TOLERANCE * wanted:
             break
         low, high = (sigma, high) if rate < wanted else (low, sigma)
         sigma = _between(low, high)
+    rate, sigma = min(trials, key=lambda trial: abs(trial[0] - wanted))
     if rate in (0.0, 1.0):
         raise EngineError(
-            f"strategy.sigma = auto: at sigma = {sigma:.3g} {rate:.0%} of completions change, and no step "
-            f"size near {wanted:.0%} was found; set strategy.sigma to a number"
+            f"strategy.sigma = auto: no step size was found that changes about {wanted:.0%} of completions "
+            f"(the nearest, sigma = {sigma:.3g}, changes {rate:.0%}); set strategy.sigma to a number"
         )
     return Calibration(sigma, rate, completions, tokens, time.perf_counter() - started)
 

@@ -133,7 +133,7 @@ def check(
 @app.command("list")
 def list_() -> None:
     """List methods, tasks, rewards, strategies, spaces and engines."""
-    from evolign.registries import registries
+    from evolign.registry import registries
 
     for kind, entries in registries().items():
         typer.echo(f"{kind}:")
@@ -171,7 +171,7 @@ def print_metrics(columns: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     """The console script: user errors are one message and exit status 1, never a traceback."""
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a cluster's notice is a Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice is a Ctrl-C
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -187,5 +187,9 @@ def interruptible(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. Go on where it stopped with: evolign resume {path}", err=True)
+        started = (path / "config.json").is_file()
+        next_step = (
+            f"Go on where it stopped with: evolign resume {path}" if started else "Nothing was written."
+        )
+        typer.echo(f"\nInterrupted. {next_step}", err=True)
         raise typer.Exit(130) from None

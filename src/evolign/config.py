@@ -8,13 +8,13 @@ Nothing here imports torch: a recipe is checked in milliseconds.
 
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from evolign.config_tree import apply_override, sentence
 from evolign.errors import ConfigError
 
 Auto = Literal["auto"]
@@ -196,7 +196,7 @@ class CmaEsConfig(Section):
     """CMA-ES (Hansen and Ostermeier 2001) by pycma."""
 
     name: Literal["cma_es"] = "cma_es"
-    population: Annotated[int, Field(ge=2)] = 24
+    population: Annotated[int, Field(ge=3)] = 24
     """Candidates per generation."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Initial step size in units of singular values; auto: see `calibration`."""
@@ -339,6 +339,16 @@ class Config(Section):
     evolution: EvolutionConfig = EvolutionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @model_validator(mode="after")
+    def _something_can_move(self) -> "Config":
+        alpha, rank = self.space.alpha, self.adapter.rank
+        if self.adapter.path is None and int(alpha * rank + 1e-9) == 0:
+            raise ValueError(
+                f"space.alpha = {alpha} leaves none of adapter.rank = {rank} singular values to move, since "
+                f"floor(alpha * rank) = 0; use at least {1 / rank:.3g}"
+            )
+        return self
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the YAML or JSON file `path`, with `a.b.c=value` overrides on top.
@@ -360,97 +370,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
     """The configuration in a mapping. Raises ConfigError with one line per broken rule."""
-    tree = json.loads(json.dumps(tree))
+    tree = json.loads(json.dumps(tree, default=str))  # a copy; YAML knows dates, Python paths
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     for section in ("task", "strategy"):
         if isinstance(tree.get(section), dict):
             tree[section].setdefault("name", Config.model_fields[section].default.name)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {_sentence(item, tree)}" for item in error.errors()]
+        lines = [f"  {sentence(item, tree, Config)}" for item in error.errors()]
         raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
 
 
 def dump(config: Config) -> str:
     """`config` as JSON text that `load` reads back to an equal Config."""
     return config.model_dump_json(indent=2) + "\n"
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set the value of `a.b.c=value` in `tree`; the value is read as YAML."""
-    name, separator, value = override.partition("=")
-    if not separator or not name:
-        raise ConfigError(f"cannot read the override {override!r}; write it as a.b.c=value")
-    *parents, last = name.split(".")
-    for parent in parents:
-        child = tree.get(parent)
-        if child is None:
-            child = tree[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"cannot set {name!r}: {parent!r} is {child!r}, not a section")
-        tree = child
-    try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value of {override!r}: {error}") from error
-
-
-def _sentence(item: Any, tree: dict[str, Any]) -> str:
-    """One pydantic error as: field = value, rule, way out."""
-    location = [str(part) for part in item["loc"]]
-    path = _path_in_tree(location, tree)
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        nearest = get_close_matches(location[-1], known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{path}: unknown key; known here: {', '.join(known)}.{hint}"
-    if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
-    if item["type"] == "union_tag_invalid":
-        context = item["ctx"]
-        tag, known = context["tag"], context["expected_tags"].replace("'", "").split(", ")
-        nearest = get_close_matches(tag, known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{path}.name = {tag!r}: must be one of {', '.join(known)}.{hint}"
-    if item["type"] == "union_tag_not_found":
-        return f"{path}.name is missing; say which one, for example `name: ...`"
-    rule = item["msg"][0].lower() + item["msg"][1:]
-    value = "" if item["type"] == "missing" else f" = {item['input']!r:.80}"
-    return f"{path}{value}: {rule}"
-
-
-def _path_in_tree(location: list[str], tree: Any) -> str:
-    """The dotted path of an error, without the names of union members that pydantic adds."""
-    path: list[str] = []
-    for part in location[:-1]:
-        if isinstance(tree, dict) and part in tree:
-            tree = tree[part]
-            path.append(part)
-        elif isinstance(tree, list) and part.isdigit():
-            tree = tree[int(part)]
-            path.append(part)
-    last = location[-1]
-    if isinstance(tree, (dict, list)) or not path:
-        path.append(last)
-    return ".".join(path)
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys of the section that an error lies in."""
-    section: Any = Config
-    for part in location:
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            section = section.model_fields[part].annotation
-        else:  # a union: `part` is the tag of its member
-            section = next(
-                member
-                for member in section.__args__
-                if isinstance(member, type)
-                and issubclass(member, BaseModel)
-                and part in (member.__name__, getattr(member.model_fields.get("name"), "default", 0))
-            )
-    if not isinstance(section, type):  # an optional section
-        section = next(member for member in section.__args__ if isinstance(member, type))
-    return list(section.model_fields)

@@ -48,5 +48,5 @@ def show_samples(run_dir: Path) -> None:
             Text(sample["completion"], style="green" if sample["score"] else "red")
             for sample in (row, after[row["id"]])
         ]
-        table.add_row(Text(row["prompt"]), *cells)
+        table.add_row(Text(row["prompt"].strip()), *cells)
     Console().print(table)

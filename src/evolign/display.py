@@ -40,16 +40,15 @@ class Terminal:
 
     def __init__(self, limits: EvolutionConfig, log: Path) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._limits = limits
         self._log = log
         self._console = Console(highlight=False)
         self._bar = Progress(
-            TextColumn("generation {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -69,23 +68,20 @@ class Terminal:
 
     def generation(self, row: Mapping[str, Any]) -> None:
         """Move the bar; print a line when the row holds a validation."""
-        held_out = [
-            f"{name.removeprefix('eval/')} {row[name]:.3f}"
+        held_out = {
+            name.removeprefix("eval/"): row[name]
             for name in row
-            if name.startswith("eval/") and name.endswith(("_greedy", "_sampled"))
-            and f"{name}_low" in row
-        ]  # fmt: skip
+            if name.startswith("eval/") and f"{name}_low" in row
+        }
         if held_out:
-            self._held_out = "  ".join(held_out)
-            fitness = f"  fitness {row['fitness_mean']:.3f}" if "fitness_mean" in row else ""
-            self.say(f"generation {row['generation']:>4}{fitness}  held-out: {self._held_out}")
-        if "fitness_mean" in row:
-            self._bar.update(
-                self._task,
-                completed=row["generation"],
-                visible=True,
-                status=self._status(row),
+            self._held_out = " ".join(
+                f"{name.split('_')[-1]} {value:.3f}" for name, value in held_out.items()
             )
+            fitness = f"  fitness {row['fitness_mean']:.3f}" if "fitness_mean" in row else ""
+            metrics = "  ".join(f"{name} {value:.3f}" for name, value in held_out.items())
+            self.say(f"generation {row['generation']:>4}{fitness}  held-out: {metrics}")
+        if "fitness_mean" in row:
+            self._bar.update(self._task, completed=row["generation"], visible=True, status=self._status(row))
 
     def _status(self, row: Mapping[str, Any]) -> str:
         now = time.monotonic()
@@ -96,8 +92,8 @@ class Terminal:
             left = min(left, max(0.0, 60 * self._limits.max_minutes - row["seconds"]))
         rate = row["generated_tokens"] / row["seconds"]
         return (
-            f"fitness {row['fitness_mean']:.3f}  held-out {self._held_out}  {rate:,.0f} tokens/s  "
-            f"ETA {time.strftime('%H:%M:%S', time.gmtime(left))}"
+            f"fitness {row['fitness_mean']:.3f} · held-out {self._held_out} · {rate:,.0f} tok/s · "
+            f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
         )
 
     def __enter__(self) -> Self:

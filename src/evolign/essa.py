@@ -22,8 +22,15 @@ from evolign.tasks.scoring import Scorer
 
 
 def essa(config: Config, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
-    """Run, or go on with, the method in `run`; returns what result.json holds."""
-    with cpu_threads(base.model, config.engine.threads):
+    """ESSA: evolution of the singular values of a LoRA adapter after a short supervised warm start.
+
+    Runs, or goes on with, the method in `run`; returns what result.json holds.
+    """
+    with (
+        cpu_threads(base.model, config.engine.threads),
+        Scorer(task.reward, **config.reward.model_dump()) as scorer,
+    ):
+        scorer.start()  # a reward that cannot be loaded is told before anything is spent
         if not run.warm_start.is_dir():
             progress.say(_starting_point(config, task))
         policy = load_policy(config, base, task.warmup, run.warm_start)
@@ -31,11 +38,7 @@ def essa(config: Config, run: RunDir, task: Task, base: BaseModel, progress: Pro
             f"Searching {policy.space.dim} singular values of {len(policy.adapter.modules)} layers with "
             f"{config.strategy.name}, population {config.strategy.population}."
         )
-        with (
-            build_engine(config.engine, policy) as engine,
-            Scorer(task.reward, **config.reward.model_dump()) as scorer,
-        ):
-            scorer.start()
+        with build_engine(config.engine, policy) as engine:
             outcome = evolve(config, run, task, engine, scorer, policy.space.dim, progress)
             summary = test(config, run, task, engine, scorer, outcome, progress)
     with run.replacing(run.adapter) as folder:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from evolign.engines import Engine
+from evolign.errors import RewardError
 from evolign.seeding import key, stream
 from evolign.tasks.scoring import Scorer
 from evolign.types import Example, Population, Sampling
@@ -42,7 +43,8 @@ def evaluate(
     """Judge the candidate `theta_D` on `examples`.
 
     The sampling noise depends on `seed` and the examples alone, so two policies are compared under the same
-    noise. `metric` "accuracy" takes Wilson intervals, any other one a bootstrap over examples.
+    noise. `metric` "accuracy" takes Wilson intervals, any other one a bootstrap over examples. Raises
+    RewardError where the reward applies to none of the examples.
     """
     metrics: dict[str, float] = {}
     samples: list[dict[str, Any]] = []
@@ -52,6 +54,11 @@ def evaluate(
         rollouts = engine.generate(Population(theta_D[None]), [examples], sampling)
         text_P = rollouts.text_NPS[0, :, 0]
         score_P = scorer.score(examples, list(text_P)).values
+        if np.isnan(score_P).all():
+            raise RewardError(
+                f"the reward returned None (not applicable) for all {len(examples)} prompts of an "
+                "evaluation; return a number for at least one"
+            )
         low, high = interval(score_P, metric, seed)
         metrics |= {
             f"{metric}_{name}": float(np.nanmean(score_P)),
@@ -76,9 +83,12 @@ def evaluate(
 
 
 def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean; NaN scores (reward not applicable) are left out."""
+    """The 95 % interval of the mean; NaN scores (reward not applicable) are left out.
+
+    Wilson's is for shares: if a score is neither 0 nor 1 (a failure score, say), it is a bootstrap after all.
+    """
     score_P = score_P[~np.isnan(score_P)]
-    if metric == "accuracy":
+    if metric == "accuracy" and np.isin(score_P, (0.0, 1.0)).all():
         return wilson(float(score_P.sum()), len(score_P))
     return bootstrap(score_P, seed)
 

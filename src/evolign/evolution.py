@@ -75,8 +75,8 @@ def evolve(
             "sigma": strategy.sigma,
             "seconds_update": seconds_update,
         }
+        state.seconds += time.perf_counter() - started
         if search.validation_is_due():
             row |= search.validate()
-        state.seconds += time.perf_counter() - started
         search.record(row)
     return Outcome(search.best_theta_D, state, stopped)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from evolign.config import Config, dump, load
 from evolign.display import Progress, Terminal
-from evolign.errors import RunError
+from evolign.errors import ConfigError, RunError
+from evolign.generation import check_batch
 from evolign.provenance import data_fingerprint, model_fingerprint, provenance
-from evolign.rundir import RunDir
+from evolign.rundir import RunDir, check_new
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits
 
@@ -44,11 +45,17 @@ def run(
 ) -> Result:
     """Run `config` in the new directory `out`.
 
-    `task` and `base` stand in for what `config.task` and `config.model` name. Raises EvolignError.
+    `task` and `base` stand in for what `config.task` and `config.model` name. Raises EvolignError; after a
+    ConfigError `out` is as it was before, since nothing has been run.
     """
+    check_new(Path(out))
     task, base = _load(config, task, base)
     with RunDir.create(out, dump(config)) as run_dir:
-        return _execute(config, run_dir, task, base, progress)
+        try:
+            return _execute(config, run_dir, task, base, progress)
+        except ConfigError:
+            run_dir.discard()
+            raise
 
 
 def resume(
@@ -73,6 +80,7 @@ def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[
 
     task = task or build_task(config.task)
     check_splits(task)
+    check_batch(config, task)
     base = base or load_base_model(config.model)
     prompts = (*task.train, *task.validation, *task.test)
     base.encode_prompts(prompts, config.sampling.max_new_tokens)

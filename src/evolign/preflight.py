@@ -80,8 +80,13 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     from evolign.policy.base_model import load_architecture
 
     architecture, tokenizer, dtype = load_architecture(config.model)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.name = {config.model.name!r} is no causal language model: {error}"
+        ) from error
     targets = target_modules(model, config.adapter.target_modules)
     prompts = task.train[:256] if task else []
     longest = max((len(tokenizer(str(example.prompt))["input_ids"]) for example in prompts), default=512)

@@ -33,7 +33,8 @@ from evolign.errors import RunError
 KEPT_CHECKPOINTS = 2
 GROWING = ("metrics.jsonl", "samples.jsonl")
 STATE = "state_json"
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy, zipfile and json raise on a damaged file; RuntimeError: flags of zip that we never set."""
 
 
 class RunDir:
@@ -52,11 +53,7 @@ class RunDir:
     def create(cls, path: str | Path, config: str) -> Self:
         """A new directory that holds `config`, the text of config.json."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(
-                f"{str(path)!r} exists already; go on with `evolign resume {path}`, give another --out, "
-                "or remove it"
-            )
+        check_new(path)
         with writing(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             run = cls(path, _locked(path))
@@ -118,7 +115,8 @@ class RunDir:
     def save(self, generation: int, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Write the checkpoint of `generation`: JSON-able `state` and numeric `arrays`."""
         sizes = {name: _size(self.path / name) for name in GROWING}
-        text = np.frombuffer(json.dumps({"state": state, "sizes": sizes}).encode(), dtype=np.uint8)
+        saved = {"state": state, "sizes": sizes, "arrays": sorted(arrays)}
+        text = np.frombuffer(json.dumps(saved).encode(), dtype=np.uint8)
         buffer = BytesIO()
         np.savez(buffer, allow_pickle=False, **{STATE: text, **arrays})
         self._replace(self.path / "checkpoints" / f"{generation:08d}.npz", buffer.getvalue())
@@ -135,9 +133,11 @@ class RunDir:
         found = self._checkpoints()
         for path in found:
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
                     arrays = {name: file[name] for name in file.files}
                 saved = json.loads(arrays.pop(STATE).tobytes())
+                if saved["arrays"] != sorted(arrays):
+                    raise ValueError("arrays are missing")  # zip guards what it lists, not the list
             except UNREADABLE as error:
                 self.warnings.append(
                     f"checkpoint {path.name} is corrupt ({type(error).__name__}); set aside as "
@@ -169,6 +169,11 @@ class RunDir:
         except OSError as error:
             raise RunError(f"cannot copy {str(self.adapter)!r} to {str(out)!r}: {error}") from error
 
+    def discard(self) -> None:
+        """Remove a run that has not got anywhere: without a warm start and without a checkpoint."""
+        if not self.warm_start.is_dir() and not self._checkpoints():
+            shutil.rmtree(self.path, ignore_errors=True)
+
     @contextmanager
     def replacing(self, target: Path) -> Iterator[Path]:
         """A temporary folder that becomes `target` when the block ends without an error."""
@@ -199,14 +204,29 @@ class RunDir:
                 os.close(folder)
 
 
+def check_new(path: Path) -> None:
+    """Raise RunError if `path` holds something already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{str(path)!r} exists already; go on with `evolign resume {path}`, give another --out, "
+            "or remove it"
+        )
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that was cut off by a kill is left out."""
+    """The objects of a .jsonl file; a last line that was cut off by a kill is left out.
+
+    Raises RunError where another line is broken.
+    """
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines(keepends=True):
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
         if line.endswith("\n"):
-            rows.append(json.loads(line))
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(f"cannot read {str(path)!r}: line {number} is not JSON: {error}") from error
     return rows
 
 

@@ -1,5 +1,6 @@
 """The loop's memory: strategy, best mean and counters, kept in the run directory's checkpoints."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from evolign.config import Config
 from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.evaluation import evaluate
-from evolign.generation import check_batch, sampling
+from evolign.generation import sampling
 from evolign.rundir import RunDir
 from evolign.seeding import key
 from evolign.strategies import build_strategy
@@ -58,7 +59,6 @@ class Search:
         dim: int,
         progress: Progress,
     ) -> None:
-        check_batch(config, task)
         self._config, self._run, self._task = config, run, task
         self._engine, self._scorer, self._progress = engine, scorer, progress
         saved = run.restore()
@@ -119,6 +119,7 @@ class Search:
 
     def validate(self) -> dict[str, float]:
         """Judge the mean on the validation prompts and keep it if it is the best so far."""
+        started = time.perf_counter()
         config, state, mean_D = self._config, self.state, self.strategy.mean
         found = evaluate(
             self._engine,
@@ -140,6 +141,7 @@ class Search:
         kept = found.samples[: config.evaluation.num_samples_kept]
         stamp = {"generation": state.generation, "split": "validation"}
         self._run.append("samples.jsonl", [stamp | sample for sample in kept])
+        state.seconds += time.perf_counter() - started
         return {f"eval/{name}": value for name, value in found.metrics.items()}
 
     def record(self, row: Mapping[str, Any]) -> None:

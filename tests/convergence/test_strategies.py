@@ -1,8 +1,8 @@
 """Each strategy reaches the optimum of sphere, ellipsoid and Rosenbrock in a stated budget.
 
-The optimum is shifted away from the origin, where the search starts. Tolerances hold for the median
-of three seeds, and are 3 to 100 times what was measured, because a change of numpy or pycma may
-change the noise, but not the rate of convergence by that much.
+The search starts at the origin and the optimum lies at 0.7 (Rosenbrock: 1) in every coordinate.
+Tolerances hold for the median of three seeds and are at least 5 times what was measured: another
+numpy or pycma may change the noise, but not the rate of convergence by that much.
 """
 
 import numpy as np
@@ -63,7 +63,7 @@ SGD = {"sigma": 0.05, "learning_rate": 0.1, "optimizer": "sgd", "shaping": "mean
         ("snes", {"sigma": 0.3}, rosenbrock, 10, 8000, 2e-1),
         # OpenAI-ES keeps its step size, so it ends in a ball around the optimum.
         ("openai_es", {"sigma": 0.05}, sphere, 20, 300, 5e-2),
-        ("openai_es", FINE, sphere, 20, 1000, 1e-3),
+        ("openai_es", FINE, sphere, 20, 1000, 1e-2),
         ("openai_es", FINE, ellipsoid, 20, 1000, 1e-3),
         ("openai_es", FINEST, rosenbrock, 10, 5000, 2e-1),
         ("openai_es", SGD, sphere, 20, 300, 1e-8),
@@ -80,7 +80,7 @@ def test_random_search_improves_on_the_start(function):
 
 
 @pytest.mark.parametrize("function", [sphere, ellipsoid, rosenbrock])
-@pytest.mark.parametrize("name", STRATEGIES.keys() - {"random_search"})
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "random_search"])
 def test_every_strategy_beats_random_search_at_an_equal_budget(name, function):
     # Random search gets the best of four step sizes, the others get one.
     baseline = max(

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from evolign.errors import unknown_name
 
-NAMES = ("arithmetic",)
+NAMES = ("arithmetic", "tiny-random-qwen2")
+QUICKSTART = Path(__file__).parent / "quickstart.yaml"
+"""The recipe of `evolign quickstart`."""
 
 
 def path(name: str) -> Path:

@@ -19,8 +19,9 @@ def gumbel(key_B: Tensor, position: int, vocabulary: int) -> Tensor:
     entry_V = torch.arange(vocabulary, device=key_B.device)
     row_B = _mix(key_B + torch.full_like(key_B, position) * GOLDEN)
     bits_BV = _mix(row_B[:, None] + (entry_V + 1) * GOLDEN)
-    uniform_BV = (_shift(bits_BV, 40) + 0.5) * 2.0**-24  # 24 bits, never 0 or 1
-    return -torch.log(-torch.log(uniform_BV))
+    # 40 bits, finest near 0, where likely winners come from; below 1 even after rounding to float32
+    uniform_BV = (_shift(bits_BV, 24) + 0.5) * (2.0**-40 * (1 - 2.0**-24))
+    return -torch.log(-torch.log1p(-uniform_BV))
 
 
 def choose(logits_BV: Tensor, temperature: float, key_B: Tensor, position: int) -> Tensor:

@@ -4,6 +4,7 @@ All candidates x prompts x samples become rows, sorted by length and generated i
 memory. Any decoder-only model of transformers works.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from evolign.engines.decoding import decode
-from evolign.engines.memory import GIB, budget_bytes, bytes_per_row
+from evolign.engines.memory import GIB, MOST_ROWS_ON_CPU, budget_bytes, bytes_per_row
 from evolign.engines.scaled_lora import ScaledLora
 from evolign.errors import EngineError
 from evolign.policy.policy import Policy
@@ -104,7 +105,8 @@ class TransformersEngine:
         if self._micro_batch_size != "auto":
             return self._micro_batch_size
         row = bytes_per_row(self._base.model, prompt_tokens, new_tokens)
-        return max(1, int(self._budget // row))
+        most = MOST_ROWS_ON_CPU if self._base.model.device.type == "cpu" else sys.maxsize
+        return max(1, min(most, int(self._budget // row)))
 
     def _halve(self, size: int, error: torch.OutOfMemoryError) -> None:
         """Go on with half the rows, for good, after the device ran out of memory."""

@@ -4,6 +4,7 @@ The base model is only borrowed: PEFT layers are put in to learn names and shape
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -20,6 +23,19 @@ from evolign.errors import ConfigError
 
 LINEAR = (nn.Linear, Conv1D)
 ATTENTION = ("attn", "attention")
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "bias": "trained biases",
+    "lora_bias": "LoRA bias",
+    "modules_to_save": "fully trained modules",
+    "trainable_token_indices": "trained token embeddings",
+    "target_parameters": "LoRA on bare parameters",
+    "layer_replication": "replicated layers",
+    "alora_invocation_tokens": "activated LoRA",
+}
+KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
+"""Values of `init_lora_weights` that leave the base weights alone; others change them, on loading as well."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,17 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
     """PEFT's configuration of a new adapter on `model`."""
     alpha = 2 * config.rank if config.lora_alpha is None else config.lora_alpha
     targets = target_modules(model, config.target_modules)
-    return LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+    transposed = any(
+        isinstance(module, Conv1D) and any(_ends_with(name, target) for target in targets)
+        for name, module in model.named_modules()
+    )
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=alpha,
+        target_modules=targets,
+        fan_in_fan_out=transposed,
+        task_type="CAUSAL_LM",
+    )
 
 
 def target_modules(model: Any, choice: str | list[str]) -> list[str]:
@@ -96,25 +122,37 @@ def _endings(wanted: set[str], others: set[str]) -> list[str]:
 
 def new_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     """`model` with a new adapter inside: A from Kaiming's uniform, B = 0, so that it changes nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             peft_model = get_peft_model(model, lora_config(model, config))
-        except ValueError as error:
-            raise ConfigError(
-                f"adapter.target_modules = {config.target_modules!r} does not fit the model: {error}"
-            ) from error
-    _check_rank(collect(peft_model))
+        _check_rank(collect(peft_model), f"adapter.rank = {config.rank}")
+    except ValueError as error:
+        _take_out(model)
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"adapter.target_modules = {config.target_modules!r} does not fit the model: {error}"
+        ) from error
     return peft_model
 
 
-def _check_rank(modules: dict[str, Lora]) -> None:
+def _take_out(model: nn.Module) -> None:
+    """Put back the layers that PEFT has wrapped, however far it came before it failed."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def _check_rank(modules: dict[str, Lora], what: str) -> None:
     for name, lora in modules.items():
         rank, largest = len(lora.A), min(lora.A.shape[1], lora.B.shape[0])
         if rank > largest:
             raise ConfigError(
-                f"adapter.rank = {rank} is larger than the layer {name!r}, whose smaller side is "
-                f"{largest}; use adapter.rank={largest} or less"
+                f"{what} is larger than the layer {name!r}, whose smaller side is {largest}; use a rank of "
+                f"{largest} or less"
             )
 
 
@@ -127,11 +165,19 @@ def read_adapter(model: Any, folder: str | Path) -> Adapter:
     path = Path(folder)
     if not (path / "adapter_config.json").is_file():
         raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; give a PEFT folder")
+    if not any((path / name).is_file() for name in WEIGHTS):  # PEFT would look for them on the hub
+        raise ConfigError(
+            f"adapter.path = {str(folder)!r} holds no {WEIGHTS[0]}; give a complete PEFT folder"
+        )
     try:
         settings = json.loads((path / "adapter_config.json").read_text())
         _check_kind(settings, str(folder))
-        peft_model = PeftModel.from_pretrained(model, str(path), torch_device="cpu")
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            modules = collect(PeftModel.from_pretrained(model, str(path), torch_device="cpu"))
+        _check_complete(modules, load_peft_weights(str(path), device="cpu"))
+        _check_rank(modules, f"adapter.path = {str(folder)!r}: its rank of {settings['r']}")
+    except (RuntimeError, ValueError, TypeError, OSError, KeyError, SafetensorError, UserWarning) as error:
         if isinstance(error, ConfigError):
             raise
         cause = " ".join(str(error).split())[:300]
@@ -139,10 +185,20 @@ def read_adapter(model: Any, folder: str | Path) -> Adapter:
             f"adapter.path = {str(folder)!r} does not fit the base model "
             f"(it was made for {settings_base(path)!r}): {cause}"
         ) from error
-    try:
-        return Adapter(collect(peft_model), settings)
     finally:
-        peft_model.unload()
+        _take_out(model)
+    return Adapter(modules, settings)
+
+
+def _check_complete(modules: dict[str, Lora], tensors: dict[str, Tensor]) -> None:
+    """PEFT leaves out in silence what the model has no layer for."""
+    known = {f"base_model.model.{name}.lora_{factor}.weight" for name in modules for factor in "AB"}
+    if len(tensors) != len(known):
+        homeless = sorted(set(tensors) - known) or sorted(known - set(tensors))
+        raise ValueError(
+            f"its file holds {len(tensors)} tensors, where the model's linear layers take {len(known)}; "
+            f"for example {homeless[0]!r}"
+        )
 
 
 def settings_base(folder: Path) -> str | None:
@@ -166,24 +222,26 @@ def collect(peft_model: PeftModel) -> dict[str, Lora]:
     return modules
 
 
-def _check_kind(settings: dict[str, Any], folder: str) -> None:
-    unsupported = {
-        "use_dora": "DoRA",
-        "lora_bias": "LoRA bias",
-        "modules_to_save": "fully trained modules",
-        "trainable_token_indices": "trained token embeddings",
-    }
+def _check_kind(settings: Any, folder: str) -> None:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"adapter.path = {folder!r}: adapter_config.json must hold a JSON object")
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
             f"adapter.path = {folder!r} is a {settings.get('peft_type')} adapter; only LORA has the "
             "two factors that evolution searches"
         )
-    for key, what in unsupported.items():
-        if settings.get(key):
+    for key, what in UNSUPPORTED.items():
+        if settings.get(key) not in (None, False, "none", [], {}):
             raise ConfigError(
                 f"adapter.path = {folder!r} uses {what} ({key}), which has no place in the search "
                 "space; train a plain LoRA adapter"
             )
+    start = settings.get("init_lora_weights", True)
+    if start not in KEEP_BASE:
+        raise ConfigError(
+            f"adapter.path = {folder!r} was made with init_lora_weights = {start!r}, which changes the base "
+            "weights as well; convert it to plain LoRA as PEFT's documentation describes"
+        )
 
 
 def _ends_with(name: str, ending: str) -> bool:

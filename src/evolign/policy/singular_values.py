@@ -13,6 +13,7 @@ Ours, where the paper is silent: offsets may make a singular value negative; an 
 trained has B = 0, whose singular vectors are undefined, so U_B and V_B are then drawn at random.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,7 +67,7 @@ class SingularValues:
                 raise ConfigError(
                     f"space.alpha = {alpha} leaves none of the {layer.rank} singular values of "
                     f"{layer.name!r} to move, since floor(alpha * rank) = 0; use at least "
-                    f"{1 / layer.rank:.3g}"
+                    f"{math.ceil(1000 / layer.rank) / 1000}"
                 )
         self.dim = 2 * sum(self._moving)
 

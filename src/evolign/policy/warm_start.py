@@ -4,6 +4,7 @@ ESSA replaces what comes after it: "exactly one SFT LoRA adapter per backbone-ta
 """
 
 import contextlib
+import copy
 import io
 import os
 import tempfile
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
 
 from evolign.config import AdapterConfig, WarmStartConfig
 from evolign.errors import ConfigError
@@ -27,15 +30,15 @@ def warm_start(base: BaseModel, config: AdapterConfig, rows: Sequence[Example], 
 
     Raises ConfigError if training is asked for and a row has no completion, or there is no row.
     """
-    peft_model = new_adapter(base.model, config, seed)
-    try:
-        if config.warm_start is not None:
-            _fine_tune(peft_model, base, config.warm_start, rows, seed)
-        peft_model.peft_config["default"].base_model_name_or_path = base.name
-        peft_model.save_pretrained(str(out), save_embedding_layers=False)
-    finally:
-        peft_model.unload()
-        base.model.eval().requires_grad_(False)
+    with _given_back(base.model):
+        peft_model = new_adapter(base.model, config, seed)
+        try:
+            if config.warm_start is not None:
+                _fine_tune(peft_model, base, config.warm_start, rows, seed)
+            peft_model.peft_config["default"].base_model_name_or_path = base.name
+            peft_model.save_pretrained(str(out), save_embedding_layers=False)
+        finally:
+            peft_model.unload()
 
 
 def _fine_tune(
@@ -95,6 +98,33 @@ def _row(base: BaseModel, example: Example, max_length: int) -> dict[str, list[i
         "input_ids": [*prompt, *completion][:max_length],
         "completion_mask": ([0] * len(prompt) + [1] * len(completion))[:max_length],
     }
+
+
+@contextlib.contextmanager
+def _given_back(model: PreTrainedModel) -> Iterator[None]:
+    """Undo what trainers leave on a model: hooks, checkpointing, `use_cache = False`, a patched forward."""
+    modules = [
+        (module, set(vars(module)), _flags(module), dict(module._forward_hooks)) for module in model.modules()
+    ]
+    settings = [vars(owner) for owner in (model.config, model.generation_config)]
+    kept = copy.deepcopy(settings)
+    try:
+        yield
+    finally:
+        for module, names, flags, hooks in modules:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+            vars(module).update(flags)
+            module._forward_hooks.clear()
+            module._forward_hooks.update(hooks)
+        for now, before in zip(settings, kept, strict=True):
+            now.clear()
+            now.update(before)
+        model.eval().requires_grad_(False)
+
+
+def _flags(module: nn.Module) -> dict[str, bool]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, bool)}
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ class CmaEs:
         strategy's share of the run itself.
         """
         shapes = {name: np.shape(array) for name, array in state.items()}
-        fitness_GN = np.asarray(state.get("fitness", ()))
+        fitness_GN = np.atleast_1d(state.get("fitness", ()))
         expected = {
             "fitness": (len(fitness_GN), self.population),
             "mean": (self._dim,),

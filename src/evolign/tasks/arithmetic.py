@@ -34,6 +34,7 @@ from evolign.seeding import stream
 from evolign.types import Example
 
 T = TypeVar("T")
+Pair = tuple[int, int]
 
 MARKER = "####"
 COMPUTE: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul}
@@ -183,9 +184,10 @@ def _carry(symbol: str, x: int, y: int) -> int:
 
 
 @cache
-def _operand_pairs(split: str, symbol: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def _operand_pairs(split: str, symbol: str) -> tuple[list[Pair], list[Pair]]:
     """The operand pairs (x, y) of a split: those with a carry or borrow, and those without."""
-    hard, easy = [], []
+    hard: list[Pair] = []
+    easy: list[Pair] = []
     for x in range(10, 100):
         for y in {"+": range(10, 100), "-": range(10, x), "*": range(2, 10)}[symbol]:
             if _split_of(symbol, x, y) == split:
@@ -202,7 +204,7 @@ def _split_of(symbol: str, x: int, y: int) -> str:
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _examples(split: str, problems: Sequence[Problem], *, solved: bool = False) -> list[Example]:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO
 
-from evolign.errors import ConfigError
+from evolign.errors import ConfigError, UnreachableError
 
 Row = dict[str, Any]
 
@@ -138,7 +138,7 @@ def _read_hub(name: str, config: str | None, split: str, shown: str) -> list[Row
     try:
         return [dict(row) for row in load_dataset(name, config, split=split)]
     except Exception as error:  # offline, gated, misspelt, without such a split: all said by it
-        raise ConfigError(
+        raise UnreachableError(
             f"{shown} is no file here (looked in {Path.cwd()}), and loading split {split!r} of it"
             f" from the hub failed: {type(error).__name__}: {error}"
         ) from error

@@ -1,0 +1,513 @@
+"""The loop on the fake engine: it learns, stops, remembers its best, warns, and counts as it says."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evolign.calibration import TOLERANCE, calibrate
+from evolign.config import Config, dump, parse
+from evolign.display import Silent
+from evolign.engines.fake import FakeEngine
+from evolign.errors import EngineError, RewardError
+from evolign.evaluation import bootstrap, interval, wilson
+from evolign.evolution import Outcome, evolve
+from evolign.generation import change_rate, draw_prompts, with_mean_row
+from evolign.rundir import RunDir
+from evolign.seeding import stream
+from evolign.strategies import STRATEGIES
+from evolign.tasks.scoring import Scores
+from evolign.types import Example, Population, Rollouts, Sampling
+
+OPTIMUM = np.array([1.0, -2.0, 0.5, 1.5])
+TIMES = ("seconds", "peak_memory")
+"""How the names of metrics begin that differ between two equal runs."""
+
+
+def examples(split: str, count: int) -> list[Example]:
+    return [Example(f"{split}-{i}", f"{split} {i}", columns={"number": i}) for i in range(count)]
+
+
+@dataclass
+class Prompts:
+    """A task: numbered prompts, whose reward is the number that the completion says."""
+
+    train: list[Example] = field(default_factory=lambda: examples("train", 12))
+    validation: list[Example] = field(default_factory=lambda: examples("validation", 5))
+    test: list[Example] = field(default_factory=list)
+    warmup: list[Example] = field(default_factory=list)
+    metric: str = "reward"
+    reward: str = "the number in the completion"
+
+
+class NumberScorer:
+    """The scorer's interface without a process: the completion is a number, or "None"."""
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+        values = np.array([np.nan if text == "None" else float(text) for text in texts])
+        return Scores(values, timeouts=0, crashes=0, seconds=0.0)
+
+
+def quadratic(theta_D: np.ndarray, example: Example) -> str:
+    return repr(-float(((theta_D - OPTIMUM) ** 2).sum()))
+
+
+def settings(**sections: Any) -> Config:
+    """A small, fast configuration; each section is merged over it."""
+    tree: dict[str, Any] = {
+        "strategy": {"name": "cma_es", "population": 8, "sigma": 0.5},
+        "evolution": {"generations": 6, "prompts_per_generation": 4},
+        "evaluation": {"every": 2, "decoding": ["greedy"]},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
+    return parse(tree)
+
+
+@dataclass
+class Finished:
+    """What a run left behind."""
+
+    outcome: Outcome
+    rows: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    said: list[str]
+
+    @property
+    def searched(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if "fitness_mean" in row]
+
+    @property
+    def judged(self) -> list[int]:
+        return [row["generation"] for row in self.rows if any(name.startswith("eval/") for name in row)]
+
+
+Respond = Callable[[np.ndarray, Example], str]
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
+    """`go(config, respond)` evolves in a new run directory; `into` names one to go on with."""
+    numbers = iter(range(100))
+
+    def go(
+        config: Config,
+        respond: Respond | Any = quadratic,
+        task: Prompts | None = None,
+        dim: int = len(OPTIMUM),
+        into: Path | None = None,
+    ) -> Finished:
+        path = into or tmp_path / str(next(numbers))
+        engine = FakeEngine(respond) if callable(respond) else respond
+        progress = Silent()
+        with RunDir.open(path) if path.exists() else RunDir.create(path, dump(config)) as run:
+            outcome = evolve(config, run, task or Prompts(), engine, NumberScorer(), dim, progress)  # type: ignore[arg-type]
+            return Finished(
+                outcome, run.read_rows("metrics.jsonl"), run.read_rows("samples.jsonl"), progress.said
+            )
+
+    yield go
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_improves_a_quadratic_through_the_loop(go: Callable[..., Finished], name: str) -> None:
+    options = {"learning_rate": 0.15} if name == "openai_es" else {}
+    config = settings(
+        strategy={"name": name, "population": 16, "sigma": 0.5, **options},
+        evolution={"generations": 40},
+        evaluation={"every": 5},
+    )
+    outcome = go(config).outcome
+    before, after = (OPTIMUM**2).sum(), ((outcome.theta_D - OPTIMUM) ** 2).sum()
+    # CMA-ES and SNES converge; NES keeps its noise; random search does not descend, it only picks.
+    assert after < before * {"cma_es": 0.01, "snes": 0.01, "openai_es": 0.1, "random_search": 0.5}[name]
+    assert outcome.state.best["reward_greedy"] == pytest.approx(-after, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("limits", "generations", "stopped"),
+    [
+        ({"generations": 3}, 3, "generations = 3"),
+        # a generation is 9 candidates (with the mean) of 4 prompts
+        ({"max_completions": 100}, 3, "max_completions = 100"),
+        ({"max_completions": 72}, 2, "max_completions = 72"),
+        ({"max_completions": 1}, 1, "max_completions = 1"),
+        ({"target": -1e9}, 0, "target = -1000000000.0"),
+    ],
+)
+def test_a_run_stops_at_its_limit_and_judges_the_last_mean(
+    go: Callable[..., Finished], limits: dict[str, Any], generations: int, stopped: str
+) -> None:
+    run = go(settings(evolution=limits, evaluation={"every": 50}))
+    assert run.outcome.stopped == stopped
+    assert [row["generation"] for row in run.rows] == list(range(generations + 1))
+    assert run.judged == sorted({0, generations})
+    assert run.outcome.state.completions == 36 * generations
+
+
+def test_a_target_stops_at_the_first_validation_that_reaches_it(go: Callable[..., Finished]) -> None:
+    config = settings(evolution={"generations": 200, "target": -0.5}, evaluation={"every": 1})
+    run = go(config)
+    reached = [row["eval/reward_greedy"] >= -0.5 for row in run.rows]
+    assert run.outcome.stopped == "target = -0.5"
+    assert reached[-1] and not any(reached[:-1]) and len(reached) < 100
+
+
+def test_time_runs_out_after_a_generation_whose_mean_is_still_judged(go: Callable[..., Finished]) -> None:
+    class Slow(FakeEngine):
+        def generate(self, *args: Any) -> Rollouts:
+            time.sleep(0.03)
+            return super().generate(*args)
+
+    limits = {"generations": 1000, "max_minutes": 0.2 / 60}
+    run = go(settings(evolution=limits, evaluation={"every": 1000}), Slow(quadratic))
+    assert run.outcome.stopped.startswith("max_minutes")
+    last = run.rows[-1]["generation"]
+    assert 1 <= last <= 7, "each generation takes at least 0.03 of 0.2 seconds"
+    assert run.judged == [0, last]
+    assert run.rows[-1]["seconds"] >= 0.2 > run.rows[-2]["seconds"]
+
+
+def test_a_run_goes_on_to_the_first_of_several_limits(go: Callable[..., Finished]) -> None:
+    run = go(settings(evolution={"generations": 4, "max_completions": 10_000, "target": 1.0}))
+    assert run.outcome.stopped == "generations = 4"
+
+
+def test_the_best_mean_is_kept_when_later_ones_are_worse(go: Callable[..., Finished]) -> None:
+    """Training prompts reward going on for ever; validation prompts are best answered at theta = 1."""
+
+    def respond(theta_D: np.ndarray, example: Example) -> str:
+        return repr(float(theta_D[0]) if "train" in str(example.prompt) else -abs(float(theta_D[0]) - 1.0))
+
+    config = settings(
+        strategy={"name": "snes", "sigma": 0.2}, evolution={"generations": 40}, evaluation={"every": 1}
+    )
+    run = go(config, respond, dim=2)
+    judged = [row["eval/reward_greedy"] for row in run.rows]
+    best = int(np.argmax(judged))
+    assert 0 < best < 30 and judged[-1] < -1.0, "the construction must lead past the best"
+    assert run.outcome.state.best_generation == best
+    assert abs(run.outcome.theta_D[0] - 1.0) == -judged[best] < 0.3
+
+
+def test_without_any_improvement_the_starting_point_is_kept(go: Callable[..., Finished]) -> None:
+    run = go(settings(), lambda theta_D, example: repr(-float((theta_D**2).sum())))
+    assert run.outcome.theta_D.tolist() == [0.0] * 4 and run.outcome.state.best_generation == 0
+
+
+def test_ties_in_the_selecting_metric_are_decided_by_the_other_decoding(go: Callable[..., Finished]) -> None:
+    class ByDecoding(FakeEngine):
+        """Greedy completions are all worth 1; sampled ones follow the quadratic."""
+
+        def generate(
+            self, population: Population, examples_NP: Sequence[Sequence[Example]], sampling: Sampling
+        ) -> Rollouts:
+            respond = quadratic if sampling.temperature else lambda theta_D, example: "1.0"
+            return FakeEngine(respond).generate(population, examples_NP, sampling)
+
+    run = go(settings(evaluation={"decoding": ["greedy", "sampled"], "every": 1}), ByDecoding(quadratic))
+    sampled = [row["eval/reward_sampled"] for row in run.rows]
+    assert run.outcome.state.best_generation == int(np.argmax(sampled)) > 0
+
+
+class Recorder(FakeEngine):
+    """Remembers the prompts and the sampling of every call."""
+
+    def __init__(self) -> None:
+        super().__init__(quadratic)
+        self.calls: list[tuple[list[list[str]], Sampling]] = []
+
+    def generate(
+        self, population: Population, examples_NP: Sequence[Sequence[Example]], sampling: Sampling
+    ) -> Rollouts:
+        self.calls.append(([[example.id for example in row] for row in examples_NP], sampling))
+        return super().generate(population, examples_NP, sampling)
+
+    @property
+    def generations(self) -> list[tuple[list[list[str]], Sampling]]:
+        return [(ids, sampling) for ids, sampling in self.calls if ids[0][0].startswith("train")]
+
+
+def test_shared_prompts_are_those_of_all_candidates_and_change_every_generation(
+    go: Callable[..., Finished],
+) -> None:
+    engine = Recorder()
+    go(settings(), engine)
+    batches = []
+    for ids, _ in engine.generations:
+        assert len(ids) == 9 and all(row == ids[0] for row in ids), "8 candidates and the mean"
+        assert len(set(ids[0])) == 4, "drawn without replacement"
+        batches.append(tuple(ids[0]))
+    assert len(batches) == 6 and len(set(batches)) == 6  # 12*11*10*9 batches: two alike have p < 0.2 %
+    seeds = {sampling.noise_seed for _, sampling in engine.generations}
+    assert len(seeds) == 6, "every generation has its own sampling noise"
+
+
+def test_per_candidate_prompts_are_each_candidates_own(go: Callable[..., Finished]) -> None:
+    engine = Recorder()
+    go(settings(evolution={"prompt_sharing": "per_candidate"}), engine)
+    for ids, _ in engine.generations:
+        *candidates, mean = ids
+        assert len(candidates) == 8 and all(len(set(row)) == 4 for row in candidates)
+        assert len(set(map(tuple, candidates))) == 8  # 11,880 ordered batches: two alike have p < 0.3 %
+        assert mean == [candidates[p][p] for p in range(4)]
+    first, second = (ids[:-1] for ids, _ in engine.generations[:2])
+    assert all(before != after for before, after in zip(first, second, strict=True))
+
+
+def test_drawing_all_prompts_is_a_permutation_of_them() -> None:
+    config = settings(evolution={"prompts_per_generation": 12}, strategy={"population": 3})
+    task = Prompts()
+    drawn = draw_prompts(config, task, 1)
+    assert sorted(example.id for example in drawn[0]) == sorted(example.id for example in task.train)
+    assert [example.id for example in drawn[0]] != [example.id for example in task.train]
+
+
+def test_the_change_rate_compares_only_prompts_that_the_mean_has_met() -> None:
+    texts_NPS = np.array([["a", "b", "c"], ["x", "y", "z"], ["a", "y", "q"]], dtype=object)[:, :, None]
+    assert change_rate(texts_NPS) == 4 / 6
+    # The mean's prompts are candidate 0's first, candidate 1's second and candidate 0's third.
+    assert with_mean_row([[0, 1, 2], [3, 4, 5]])[-1] == [0, 4, 2]  # type: ignore[list-item]
+    assert change_rate(texts_NPS, shared=False) == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("fitness", "words"),
+    [
+        ("0.0", "too hard for the model, sampling.max_new_tokens too small, or the reward may not read"),
+        ("1.0", "may be solved already, or strategy.sigma too small to change any completion"),
+    ],
+)
+def test_flat_fitness_is_told_once_with_its_likely_cause(
+    go: Callable[..., Finished], fitness: str, words: str
+) -> None:
+    def warnings(generations: int) -> list[str]:
+        config = settings(evolution={"generations": generations})
+        run = go(config, lambda theta_D, example: fitness)
+        assert run.outcome.state.flat == generations and run.outcome.theta_D.tolist() == [0.0] * 4
+        return [line for line in run.said if "same fitness" in line]
+
+    assert warnings(4) == []
+    [told] = warnings(12)
+    assert words in told and f"({float(fitness):.3g}) for 5 generations" in told
+
+
+def test_prompts_to_which_the_reward_does_not_apply_are_left_out_of_the_mean(
+    go: Callable[..., Finished],
+) -> None:
+    def respond(theta_D: np.ndarray, example: Example) -> str:
+        return "None" if example.columns["number"] % 2 else quadratic(theta_D, example)
+
+    config = settings(evolution={"prompts_per_generation": 12})
+    run, complete = go(config, respond), go(config, quadratic)
+    assert np.array_equal(run.outcome.theta_D, complete.outcome.theta_D)
+    for row, other in zip(run.searched, complete.searched, strict=True):
+        for name in {"fitness_mean", "fitness_std", "eval/reward_greedy"} & row.keys():
+            # the mean over six equal rewards is that over twelve, up to rounding
+            assert row[name] == pytest.approx(other[name], rel=1e-12)
+    scores = [sample["score"] for sample in run.samples]
+    assert None in scores and not any(isinstance(score, float) and np.isnan(score) for score in scores)
+
+
+def test_a_reward_that_applies_to_nothing_is_an_error(go: Callable[..., Finished]) -> None:
+    def on_validation_only(theta_D: np.ndarray, example: Example) -> str:
+        return "None" if "train" in str(example.prompt) else "1.0"
+
+    def for_one_candidate_never(theta_D: np.ndarray, example: Example) -> str:
+        return "None" if "train" in str(example.prompt) and theta_D[0] > 0.3 else "1.0"
+
+    for respond in (on_validation_only, for_one_candidate_never):
+        with pytest.raises(RewardError, match=r"returned None .* for every completion of a candidate"):
+            go(settings(), respond)
+    with pytest.raises(RewardError, match=r"returned None .* for all 5 prompts of an evaluation"):
+        go(settings(), lambda theta_D, example: "None")
+
+
+def test_a_row_of_metrics_holds_what_the_documentation_promises(go: Callable[..., Finished]) -> None:
+    config = settings(evaluation={"decoding": ["greedy", "sampled"], "every": 3})
+    run = go(config)
+    promised = {
+        "generation", "fitness_mean", "fitness_max", "fitness_min", "fitness_std", "fitness_of_mean", "sigma",
+        "change_rate", "truncated", "completions", "generated_tokens", "seconds", "seconds_generate",
+        "seconds_score", "seconds_update", "peak_memory_bytes", "reward_timeouts", "reward_crashes",
+    }  # fmt: skip
+    evaluated = {
+        f"eval/{name}_{decoding}{end}"
+        for decoding in ("greedy", "sampled")
+        for name, ends in (("reward", ("", "_low", "_high")), ("tokens", ("",)), ("truncated", ("",)))
+        for end in ends
+    }
+    assert set(run.rows[0]) == evaluated | {"generation", "completions", "generated_tokens", "seconds"}
+    for row in run.searched:
+        expected = promised | evaluated if row["generation"] in (3, 6) else promised
+        assert set(row) == expected
+        assert all(isinstance(value, int | float) for value in row.values())
+    for before, row in zip(run.rows, run.searched, strict=False):
+        assert row["fitness_min"] <= row["fitness_mean"] <= row["fitness_max"]
+        assert row["completions"] - before["completions"] == 9 * 4
+        # a repr of a float has at most 24 characters, and the fake engine's tokens are characters
+        assert 36 <= row["generated_tokens"] - before["generated_tokens"] <= 36 * 24
+        assert row["seconds"] > before["seconds"] and row["peak_memory_bytes"] > 1_000_000
+        assert row["change_rate"] == 1.0, "on a quadratic every candidate differs from the mean"
+
+
+def test_validation_happens_every_so_many_generations_and_keeps_a_few_samples(
+    go: Callable[..., Finished],
+) -> None:
+    run = go(settings(evolution={"generations": 7}, evaluation={"every": 3, "num_samples_kept": 2}))
+    assert run.judged == [0, 3, 6, 7]
+    assert [(sample["generation"], sample["id"]) for sample in run.samples] == [
+        (generation, f"validation-{i}") for generation in (0, 3, 6, 7) for i in (0, 1)
+    ]
+    keys = {"generation", "split", "id", "decoding", "prompt", "completion", "score"}
+    assert all(sample.keys() == keys and sample["split"] == "validation" for sample in run.samples)
+    assert all(float(sample["completion"]) == sample["score"] for sample in run.samples)
+    assert run.outcome.state.validation_completions == 4 * 5
+
+
+def trajectory(run: Finished) -> tuple[Any, ...]:
+    """All that an uninterrupted and a resumed run must have in common, bit for bit."""
+    rows = [{name: row[name] for name in row if not name.startswith(TIMES)} for row in run.rows]
+    return rows, run.samples, run.outcome.theta_D.tobytes(), run.outcome.stopped
+
+
+class Interrupted(FakeEngine):
+    """Ctrl-C in the middle of the given call."""
+
+    def __init__(self, respond: Respond, at_call: int) -> None:
+        super().__init__(respond)
+        self.calls, self.at_call = 0, at_call
+
+    def generate(self, *args: Any) -> Rollouts:
+        self.calls += 1
+        if self.calls == self.at_call:
+            raise KeyboardInterrupt
+        return super().generate(*args)
+
+
+@pytest.mark.parametrize("sigma", [0.5, "auto"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_run_that_is_interrupted_at_every_call_ends_where_an_uninterrupted_one_ends(
+    go: Callable[..., Finished], tmp_path: Path, name: str, sigma: float | str
+) -> None:
+    def respond(theta_D: np.ndarray, example: Example) -> str:  # coarse, so that calibration finds a rate
+        return str(round(-float(((theta_D - OPTIMUM / 10) ** 2).sum()), 1))
+
+    config = settings(strategy={"name": name, "sigma": sigma})
+    engine = Interrupted(respond, at_call=0)
+    expected = trajectory(go(config, engine))
+    assert engine.calls >= 10, "a validation at the start, six generations, three more validations"
+    for call in range(1, engine.calls + 1):
+        path = tmp_path / f"interrupted in call {call}"
+        with pytest.raises(KeyboardInterrupt):
+            go(config, Interrupted(respond, at_call=call), into=path)
+        assert trajectory(go(config, respond, into=path)) == expected, path.name
+    assert trajectory(go(config, respond, into=path)) == expected, "a finished search stays as it is"
+
+
+def by_size(theta_D: np.ndarray, example: Example, scale: float) -> str:
+    """Changes once |theta| passes a threshold, which the prompts spread over two orders of magnitude."""
+    threshold = scale * 10 ** (2.0 * example.columns["number"] / 32)
+    return str(np.linalg.norm(theta_D) > threshold)
+
+
+@pytest.mark.parametrize("wanted", [0.1, 0.25, 0.6])
+@pytest.mark.parametrize("scale", [1e-5, 1e-2, 1.0, 1e4])
+def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: float, wanted: float) -> None:
+    config = settings(calibration={"change_rate": wanted})
+    engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, scale))
+    prompts = examples("train", 32)
+    found = calibrate(engine, 50, prompts, Sampling(8), config)
+    assert abs(found.change_rate - wanted) <= TOLERANCE * wanted
+    assert found.num_completions % (9 * 32) == 0 and found.num_tokens > found.num_completions
+    fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
+    texts = engine.generate(
+        Population(np.vstack([fresh_ND, np.zeros(50)])), [prompts] * 201, Sampling(8)
+    ).text_NPS
+    # |theta| of 50 normal numbers spreads by 10 %, a share of 1.4 prompts in 32: 0.05 is more than that.
+    assert abs(change_rate(texts) - wanted) <= TOLERANCE * wanted + 0.05
+
+
+def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share() -> None:
+    """With two completions the share is 0, 1/2 or 1."""
+    config = settings(calibration={"change_rate": 0.3, "prompts": 2, "candidates": 1})
+    engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, 1.0))
+    prompts = [Example("a", "a", columns={"number": 0}), Example("b", "b", columns={"number": 32})]
+    found = calibrate(engine, 3, prompts, Sampling(8), config)
+    assert found.change_rate == 0.5
+    direction_ND = stream(config.seed, "calibration").standard_normal((1, 3))
+    rollouts = engine.generate(
+        Population(np.vstack([found.sigma * direction_ND, np.zeros(3)])), [prompts] * 2, Sampling(8)
+    )
+    assert change_rate(rollouts.text_NPS) == 0.5, "the share that is reported is that of the sigma reported"
+
+
+@pytest.mark.parametrize(
+    ("respond", "share"),
+    [(lambda theta_D, example: "same", "0%"), (lambda theta_D, example: str(theta_D.any()), "100%")],
+    ids=["nothing ever changes", "everything always changes"],
+)
+def test_calibration_that_cannot_succeed_says_what_to_do(respond: Respond, share: str) -> None:
+    with pytest.raises(
+        EngineError, match=rf"no step size was found .* 25% .*changes {share}\); set strategy.s"
+    ):
+        calibrate(FakeEngine(respond), 4, examples("train", 8), Sampling(8), settings())
+
+
+def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:
+    def respond(theta_D: np.ndarray, example: Example) -> str:
+        return str(round(float(theta_D.sum()), 1))
+
+    run = go(settings(strategy={"sigma": "auto"}), respond)
+    spent = run.rows[0]["completions"]
+    assert spent > 0 and spent % (9 * 12) == 0, "8 candidates and the mean on the 12 prompts that there are"
+    assert run.outcome.state.completions == spent + 6 * 36
+    assert any(line.startswith(f"sigma = {run.outcome.state.sigma:.3g} (calibrated") for line in run.said)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [  # Newcombe 1998, Statistics in Medicine 17, table I, method 3 (score, no continuity correction)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilsons_interval_has_the_published_values(
+    successes: int, trials: int, low: float, high: float
+) -> None:
+    score_P = np.repeat([1.0, 0.0], [successes, trials - successes])
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)  # four printed digits
+    assert interval(score_P, "accuracy") == wilson(successes, trials)
+    assert interval(np.append(score_P, np.nan), "accuracy") == wilson(successes, trials)
+    mirrored = wilson(trials - successes, trials)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_the_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    """500 samples of 40 exponential numbers with mean 1. The percentile bootstrap of so few and so skewed
+    numbers is known to cover about 92 %; four standard errors of 500 trials are 4.9 points."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        low, high = bootstrap(rng.exponential(size=40), seed=int(rng.integers(1 << 30)))
+        hits += low <= 1.0 <= high
+    assert 0.92 - 0.049 <= hits / 500 <= 0.95 + 0.039
+
+
+def test_the_bootstrap_depends_on_its_seed_alone_and_takes_any_score() -> None:
+    score_P = np.array([-1.0, 0.0, 1.0, 1.0, 2.5])
+    assert bootstrap(score_P, 3) == bootstrap(score_P, 3) != bootstrap(score_P, 4)
+    assert bootstrap(np.ones(7), 0) == (1.0, 1.0)
+    assert interval(score_P, "reward", 3) == bootstrap(score_P, 3)
+
+
+def test_accuracy_with_a_failure_score_outside_0_and_1_still_has_an_interval() -> None:
+    score_P = np.array([-1.0, -1.0, -1.0, 0.0, 1.0])
+    low, high = interval(score_P, "accuracy")
+    assert low <= score_P.mean() <= high < 1.0

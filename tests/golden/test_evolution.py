@@ -1,0 +1,102 @@
+"""The trajectory of the loop on the fake engine, as recorded in evolution.json.
+
+A change that should not alter results leaves the file as it is. One that should alters it in the
+same commit and says so in the changelog:
+
+    python tests/golden/test_evolution.py      rewrites evolution.json
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evolign.config import dump, parse
+from evolign.display import Silent
+from evolign.engines.fake import FakeEngine
+from evolign.evolution import evolve
+from evolign.rundir import RunDir
+from evolign.tasks.scoring import Scores
+from evolign.types import Example
+
+GOLDEN = Path(__file__).with_name("evolution.json")
+OPTIMUM = np.array([1.0, -2.0, 0.5])
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cma_es": {"strategy": {"name": "cma_es"}},
+    "snes per_candidate": {
+        "strategy": {"name": "snes"},
+        "evolution": {"prompt_sharing": "per_candidate"},
+    },
+    "calibrated sigma": {"strategy": {"name": "cma_es", "sigma": "auto"}},
+}
+ROUNDED = (
+    "fitness_mean",
+    "fitness_max",
+    "fitness_min",
+    "fitness_std",
+    "fitness_of_mean",
+    "sigma",
+    "change_rate",
+)
+COUNTED = ("generation", "completions", "generated_tokens")
+
+
+class NumberScorer:
+    """The reward reads the number back, without a process."""
+
+    def score(self, examples: Any, texts: Any) -> Scores:
+        return Scores(np.array([float(text) for text in texts]), timeouts=0, crashes=0, seconds=0.0)
+
+
+def respond(theta_D: np.ndarray, example: Example) -> str:
+    """The quadratic, seen through the prompt's own lens and in steps, so that not every text changes."""
+    lens = 1.0 + example.columns["number"] / 10
+    return str(round(-lens * float(((theta_D - OPTIMUM) ** 2).sum()), 1))
+
+
+def trajectory(variant: str) -> dict[str, Any]:
+    """Metrics after each generation and the exported theta, rounded more coarsely than errors add up."""
+    shared = {
+        "seed": 7,
+        "strategy": {"population": 6, "sigma": 0.5},
+        "evolution": {"generations": 5, "prompts_per_generation": 3},
+        "evaluation": {"every": 2, "decoding": ["greedy"]},
+    }
+    sections = VARIANTS[variant]
+    tree = {
+        name: {**value, **sections.get(name, {})} if isinstance(value, dict) else value
+        for name, value in shared.items()
+    }
+    config = parse(tree)
+    prompts = [Example(f"p{i}", f"prompt {i}", columns={"number": i}) for i in range(12)]
+    task = SimpleNamespace(train=prompts[:8], validation=prompts[8:], test=[], warmup=[], metric="reward")
+    with tempfile.TemporaryDirectory() as folder, RunDir.create(Path(folder) / "run", dump(config)) as run:
+        outcome = evolve(config, run, task, FakeEngine(respond), NumberScorer(), 3, Silent())  # type: ignore[arg-type]
+        rows = run.read_rows("metrics.jsonl")
+    names = (*ROUNDED, "eval/reward_greedy")
+    return {
+        "generations": [
+            {name: row[name] for name in COUNTED}
+            | {name: round(row[name], 10) for name in names if name in row}
+            for row in rows
+        ],
+        "theta": [round(value, 10) for value in outcome.theta_D.tolist()],
+        "exported_generation": outcome.state.best_generation,
+    }
+
+
+def test_the_file_holds_every_variant() -> None:
+    assert json.loads(GOLDEN.read_text()).keys() == VARIANTS.keys()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_trajectory_is_the_recorded_one(variant: str) -> None:
+    assert trajectory(variant) == json.loads(GOLDEN.read_text())[variant]
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({variant: trajectory(variant) for variant in VARIANTS}, indent=1) + "\n")

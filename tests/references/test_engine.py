@@ -1,0 +1,145 @@
+"""Whole populations in one batch generate what each candidate alone generates in PEFT and transformers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from evolign.engines.noise import gumbel
+from evolign.engines.transformers import TransformersEngine
+from evolign.policy.policy import Policy
+from evolign.seeding import key
+from evolign.types import Example, Population, Rollouts, Sampling
+
+N = 3
+LENGTHS = (1, 4, 9, 17, 28)
+TEXT = "12+34=? the sum is: (7*8)-x/2, no."
+EXAMPLES = [Example(id=f"row {length}", prompt=TEXT[-length:]) for length in LENGTHS]
+GREEDY = Sampling(max_new_tokens=16, temperature=0.0)
+SAMPLED = Sampling(max_new_tokens=12, temperature=0.7, samples_per_prompt=2, noise_seed=5)
+SAMPLED_PROMPTS = 3
+
+
+@dataclass
+class Case:
+    """A population, what the engine made of it, and every candidate exported to its own folder."""
+
+    policy: Policy
+    population: Population
+    greedy: Rollouts
+    sampled: Rollouts
+    folders: list[Path]
+    model: Path
+
+    def alone(self, candidate: int) -> PeftModel:
+        fresh = AutoModelForCausalLM.from_pretrained(self.model)
+        return PeftModel.from_pretrained(fresh, self.folders[candidate]).eval()
+
+
+@pytest.fixture(scope="module")
+def case(
+    architecture: str,
+    targets: str,
+    policy: Callable[..., Policy],
+    tiny: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Case:
+    """Candidate 0 is the start itself; the others are far enough away to give other tokens."""
+    chosen = policy(architecture, targets)
+    rng = np.random.default_rng(0)
+    population = Population(rng.normal(size=(N, chosen.space.dim)) * np.array([[0.0], [0.7], [1.0]]))
+    with TransformersEngine(chosen) as engine:
+        greedy = engine.generate(population, [EXAMPLES] * N, GREEDY)
+        sampled = engine.generate(population, [EXAMPLES[:SAMPLED_PROMPTS]] * N, SAMPLED)
+    folders = [tmp_path_factory.mktemp(f"candidate{n}") for n in range(N)]
+    for theta_D, folder in zip(population.theta_ND, folders, strict=True):
+        chosen.space.decode(theta_D).write(folder)
+    return Case(chosen, population, greedy, sampled, folders, tiny(architecture))
+
+
+def generate_alone(model: Any, prompt: list[int]) -> tuple[int, ...]:
+    """transformers' own greedy generation of one prompt, without any padding."""
+    ids = torch.tensor([prompt])
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=GREEDY.max_new_tokens, do_sample=False
+    )
+    return tuple(output[0, len(prompt) :].tolist())
+
+
+@torch.inference_mode()
+def sample_alone(model: Any, prompt: list[int], noise_key: int, ends: list[int]) -> tuple[int, ...]:
+    """Gumbel-max sampling of one prompt as the text book has it: no cache, no batch."""
+    tokens: list[int] = []
+    while len(tokens) < SAMPLED.max_new_tokens and not (tokens and tokens[-1] in ends):
+        logits_V = model(torch.tensor([prompt + tokens])).logits[0, -1]
+        noise_V = gumbel(torch.tensor([noise_key]), len(tokens), len(logits_V))[0]
+        tokens.append(int((logits_V / SAMPLED.temperature + noise_V).argmax()))
+    return tuple(tokens)
+
+
+def assert_telling(rollouts: Rollouts) -> None:
+    """Equal tokens prove something only where candidates and prompts differ, and some rows end early."""
+    tokens = rollouts.token_ids_NPS
+    assert len(set(tokens.flat)) >= 0.8 * tokens.size
+    for n in range(1, N):
+        assert any(tokens[n, p, 0] != tokens[0, p, 0] for p in range(tokens.shape[1]))
+    assert 0 < rollouts.truncated_NPS.sum() < tokens.size
+    assert len({len(ids) for ids in tokens.flat}) >= 2
+
+
+def test_greedy_tokens_of_a_population_equal_those_of_each_exported_adapter_alone(case: Case) -> None:
+    assert_telling(case.greedy)
+    base = case.policy.base
+    for n in range(N):
+        model = case.alone(n)
+        for p, example in enumerate(EXAMPLES):
+            expected = generate_alone(model, base.encode(example.prompt))
+            assert case.greedy.token_ids_NPS[n, p, 0] == expected, (n, example)
+            assert case.greedy.truncated_NPS[n, p, 0] == (expected[-1] not in base.eos_token_ids)
+            assert case.greedy.text_NPS[n, p, 0] == base.tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_merged_weights_sample_and_decode_the_same_tokens(case: Case) -> None:
+    assert_telling(case.sampled)
+    base = case.policy.base
+    for n in range(N):
+        merged = case.alone(n).merge_and_unload()
+        for p, example in enumerate(EXAMPLES[:SAMPLED_PROMPTS]):
+            prompt = base.encode(example.prompt)
+            assert case.greedy.token_ids_NPS[n, p, 0] == generate_alone(merged, prompt), (n, example)
+            for s in range(SAMPLED.samples_per_prompt):
+                noise_key = key(SAMPLED.noise_seed, "token", example.id, s)
+                expected = sample_alone(merged, prompt, noise_key, base.eos_token_ids)
+                assert case.sampled.token_ids_NPS[n, p, s] == expected, (n, example, s)
+
+
+def test_the_origin_exports_the_starting_adapter_bit_for_bit(
+    architecture: str, targets: str, policy: Callable[..., Policy], tmp_path: Path
+) -> None:
+    for start in ("trained", "new"):
+        chosen = policy(architecture, targets, start)
+        chosen.adapter.write(tmp_path / start)
+        chosen.space.decode(np.zeros(chosen.space.dim)).write(tmp_path / f"{start} decoded")
+        saved = load_file(tmp_path / start / "adapter_model.safetensors")
+        decoded = load_file(tmp_path / f"{start} decoded" / "adapter_model.safetensors")
+        assert saved.keys() == decoded.keys() and saved
+        for name in saved:
+            assert torch.equal(saved[name].view(torch.int32), decoded[name].view(torch.int32)), name
+
+
+def test_the_origin_of_an_untrained_adapter_generates_what_the_base_model_does(
+    architecture: str, targets: str, policy: Callable[..., Policy]
+) -> None:
+    chosen = policy(architecture, targets, "new")
+    with TransformersEngine(chosen) as engine:
+        origin = engine.generate(Population(np.zeros((1, chosen.space.dim))), [EXAMPLES], GREEDY)
+    expected = [generate_alone(chosen.base.model, chosen.base.encode(row.prompt)) for row in EXAMPLES]
+    assert list(origin.token_ids_NPS[0, :, 0]) == expected
+    assert len(set(expected)) >= 4
