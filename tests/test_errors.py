@@ -317,6 +317,8 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
     shutil.rmtree(tmp_path / "run", ignore_errors=True)  # `open` is a reward that raises, not a wrong setting
     result = evolve()
     assert evolve().summary == result.summary, "the same call again is the same run"
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())["task"]
+    assert (recorded["train"], recorded["reward"]) == ("(live rows)", "(live function <lambda>)")
     with pytest.raises(RunError, match="holds a run of other settings; give another `out`"):
         evolve(seed=1)
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result.summary

@@ -44,9 +44,12 @@ def evolve(
     named = isinstance(model, str | Path)
     if not named and tokenizer is None:
         raise ConfigError("evolve() needs the tokenizer of a live model; pass tokenizer=")
+    judged_by = (
+        reward if isinstance(reward, str) else f"(live function {getattr(reward, '__name__', reward)})"
+    )
     tree: dict[str, Any] = {
         **sections,
-        "task": {"name": "rows", "train": "(live rows)", **(task or {})},
+        "task": {"name": "rows", "train": "(live rows)", "reward": judged_by, **(task or {})},
         "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
     }
     config = parse(tree, source="evolve()")

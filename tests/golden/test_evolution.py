@@ -58,8 +58,9 @@ def respond(theta_D: np.ndarray, example: Example) -> str:
     return str(round(-lens * float(((theta_D - OPTIMUM) ** 2).sum()), 1))
 
 
-def trajectory(variant: str) -> dict[str, Any]:
-    """Metrics after each generation and the exported theta, rounded more coarsely than errors add up."""
+def trajectory(variant: str) -> tuple[dict[str, Any], set[str]]:
+    """Metrics after each generation and the exported theta, rounded more coarsely than errors add up; and the
+    names of all metrics that were logged."""
     shared = {
         "seed": 7,
         "strategy": {"population": 6, "sigma": 0.5},
@@ -78,7 +79,7 @@ def trajectory(variant: str) -> dict[str, Any]:
         outcome = evolve(config, run, task, FakeEngine(respond), NumberScorer(), 3, Silent())  # type: ignore[arg-type]
         rows = run.read_rows("metrics.jsonl")
     names = (*ROUNDED, "eval/reward_greedy")
-    return {
+    found = {
         "generations": [
             {name: row[name] for name in COUNTED}
             | {name: round(row[name], 10) for name in names if name in row}
@@ -87,16 +88,29 @@ def trajectory(variant: str) -> dict[str, Any]:
         "theta": [round(value, 10) for value in outcome.theta_D.tolist()],
         "exported_generation": outcome.state.best_generation,
     }
+    return found, {name for row in rows for name in row}
 
 
-def test_the_file_holds_every_variant() -> None:
-    assert json.loads(GOLDEN.read_text()).keys() == VARIANTS.keys()
+def recorded() -> dict[str, Any]:
+    """What the file shall hold. Its `fields` are what docs/run_directory.md must explain."""
+    trajectories = {variant: trajectory(variant) for variant in VARIANTS}
+    fields = sorted(set().union(*(names for _, names in trajectories.values())))
+    return {
+        "fields": fields,
+        "trajectories": {variant: found for variant, (found, _) in trajectories.items()},
+    }
+
+
+def test_the_file_holds_every_variant_and_field() -> None:
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["trajectories"].keys() == VARIANTS.keys()
+    assert golden["fields"] == recorded()["fields"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_trajectory_is_the_recorded_one(variant: str) -> None:
-    assert trajectory(variant) == json.loads(GOLDEN.read_text())[variant]
+    assert trajectory(variant)[0] == json.loads(GOLDEN.read_text())["trajectories"][variant]
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({variant: trajectory(variant) for variant in VARIANTS}, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps(recorded(), indent=1) + "\n")

@@ -64,10 +64,9 @@ class TransformersEngine:
         while order:
             size = self._rows_at_once(len(rows[order[0]].prompt), sampling.max_new_tokens)
             batch, rest = order[:size], order[size:]
-            try:
-                decoded = self._decode([rows[i] for i in batch], scales, sampling)
-            except torch.OutOfMemoryError as error:
-                self._halve(len(batch), error)
+            decoded = self._decode([rows[i] for i in batch], scales, sampling)
+            if decoded is None:
+                self._halve(len(batch))
                 continue
             for i, completion in zip(batch, decoded, strict=True):
                 tokens[i] = completion
@@ -87,19 +86,23 @@ class TransformersEngine:
 
     def _decode(
         self, rows: Sequence[_Row], scales: Sequence[torch.Tensor], sampling: Sampling
-    ) -> list[tuple[int, ...]]:
+    ) -> list[tuple[int, ...]] | None:
+        """Completions of a micro-batch; None if the device ran out of memory."""
         device = self._base.model.device
         candidate_B = torch.tensor([row.candidate for row in rows], device=device)
         a_BK, b_BK = (scale[candidate_B] for scale in scales)
-        return decode(
-            self._base.model,
-            [row.prompt for row in rows],
-            torch.tensor([row.noise_key for row in rows]),
-            lambda row_B: self._lora.select(a_BK[row_B], b_BK[row_B]),
-            eos_token_ids=self._base.eos_token_ids,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-        )
+        try:
+            return decode(
+                self._base.model,
+                [row.prompt for row in rows],
+                torch.tensor([row.noise_key for row in rows]),
+                lambda row_B: self._lora.select(a_BK[row_B], b_BK[row_B]),
+                eos_token_ids=self._base.eos_token_ids,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+            )
+        except torch.OutOfMemoryError:
+            return None
 
     def _rows_at_once(self, prompt_tokens: int, new_tokens: int) -> int:
         if self._micro_batch_size != "auto":
@@ -108,13 +111,13 @@ class TransformersEngine:
         most = MOST_ROWS_ON_CPU if self._base.model.device.type == "cpu" else sys.maxsize
         return max(1, min(most, int(self._budget // row)))
 
-    def _halve(self, size: int, error: torch.OutOfMemoryError) -> None:
+    def _halve(self, size: int) -> None:
         """Go on with half the rows, for good, after the device ran out of memory."""
         if size == 1:
             raise EngineError(
                 "the device has no memory for a single completion; lower sampling.max_new_tokens or use "
-                f"a smaller or quantised model ({error})"
-            ) from error
+                "a smaller or quantised model"
+            )
         torch.cuda.empty_cache()
         self._micro_batch_size = size // 2
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from evolign.config import AdapterConfig
-from evolign.errors import ConfigError
+from evolign.errors import ConfigError, unknown_name
 
 LINEAR = (nn.Linear, Conv1D)
 ATTENTION = ("attn", "attention")
@@ -91,9 +91,12 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
 
 def target_modules(model: Any, choice: str | list[str]) -> list[str]:
     """Shortest name endings that match the linear layers of `choice`, and no others."""
-    if not isinstance(choice, str):
-        return choice
     linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
+    if not isinstance(choice, str):
+        for target in choice:
+            if not any(_ends_with(name, target) for name in linear):
+                raise unknown_name("module in adapter.target_modules:", target, _endings(set(linear), set()))
+        return choice
     if choice == "all-linear":
         head = model.get_output_embeddings()
         wanted = {name for name in linear if model.get_submodule(name) is not head}
