@@ -134,7 +134,7 @@ REPEATED = [{"question": "the same ?"}] * 5
             {"strategy": {"population": 1}},
             "strategy.population = 1: input should be greater than or equal",
         ),
-        (ROWS, {"adapter": {"target_modules": ["qq"]}}, r"target_modules = \['qq'\] does not fit the model"),
+        (ROWS, {"adapter": {"target_modules": ["qq"]}}, "adapter.target_modules: 'qq'; known: down_proj"),
         (
             ROWS,
             {"adapter": {"warm_start": {}}},

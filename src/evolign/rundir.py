@@ -107,6 +107,7 @@ class RunDir:
         with writing(self.path), (self.path / name).open("a") as file:
             file.write(text)
             file.flush()
+            os.fsync(file.fileno())
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """The objects of a .jsonl file; a last line that was cut off by a kill is left out."""
