@@ -99,8 +99,8 @@ def policy(
     made: dict[tuple[str, str, str], Policy] = {}
 
     def make(architecture: str, targets: str = "attention", start: str = "trained") -> "Policy":
-        from evolign.config import parse
         from evolign.policy.policy import load_policy
+        from evolign.recipe import parse
 
         wanted = (architecture, targets, start)
         if wanted in made:

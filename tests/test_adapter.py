@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CHARACTERS, CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from evolign.config import AdapterConfig, ModelConfig, WarmStartConfig, parse
+from evolign.config import AdapterConfig, ModelConfig, WarmStartConfig
 from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter, new_adapter, read_adapter, target_modules
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.policy import Policy, load_policy
 from evolign.policy.warm_start import warm_start
+from evolign.recipe import parse
 from evolign.types import Example
 
 ROWS = [Example(id=str(i), prompt=f"{i}+{j}=", completion=str(i + j)) for i in range(8) for j in range(2)]

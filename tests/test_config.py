@@ -21,13 +21,11 @@ from evolign.config import (
     SingularValuesConfig,
     SnesConfig,
     TransformersConfig,
-    dump,
-    load,
-    parse,
 )
 from evolign.engines import ENGINES
 from evolign.errors import ConfigError
 from evolign.policy import SPACES
+from evolign.recipe import dump, load, parse
 from evolign.strategies import STRATEGIES
 from evolign.tasks import TASKS
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evolign.config import Config, parse
+from evolign.config import Config
+from evolign.recipe import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

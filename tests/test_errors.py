@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import evolign
-from evolign.config import parse
 from evolign.display import Silent
 from evolign.errors import ConfigError, EvolignError, RewardError, RunError
 from evolign.methods import Result
+from evolign.recipe import parse
 
 SIGNATURE = "def reward(prompts, completions, **columns):\n"
 FAIR = "return [len(text) / 4 for text in completions]"

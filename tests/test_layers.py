@@ -22,11 +22,12 @@ SIDE_ROOMS = {
 """Modules beside the rows: what each may import. All but `plot` are open to every row above the engines."""
 ROWS = [
     FIRST_ROW,
-    {"config_tree"},
     {"config"},
+    {"recipe"},
     {"tasks", "policy", "strategies", "embedded"},
     {"engines"},
     {"evaluation", "generation", "calibration"},
+    {"fitness"},
     {"search", "evolution", "essa"},
     {"methods"},
     {"assessment", "preflight", "demo", "api", "registry"},

@@ -13,7 +13,7 @@ _NAMES = {
     "check": "evolign.preflight:check",
     "evolve": "evolign.api:evolve",
     "export": "evolign.assessment:export",
-    "load_config": "evolign.config:load",
+    "load_config": "evolign.recipe:load",
     "quickstart": "evolign.demo:quickstart",
     "registries": "evolign.registry:registries",
     "resume": "evolign.methods:resume",

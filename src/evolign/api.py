@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolign.config import load, parse
 from evolign.display import Progress
 from evolign.errors import ConfigError, RunError
 from evolign.methods import Result, resume, run
 from evolign.policy.base_model import BaseModel
+from evolign.recipe import load, parse
 from evolign.tasks.rows import Rows
 
 Reward = str | Callable[..., list[float | None]]

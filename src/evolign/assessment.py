@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import Config, load, parse
+from evolign.config import Config
 from evolign.errors import ConfigError, RunError
 from evolign.evaluation import Evaluation, evaluate
+from evolign.recipe import load, parse
 from evolign.rundir import RunDir
 from evolign.seeding import key
 from evolign.tasks import build_task

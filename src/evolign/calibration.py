@@ -7,7 +7,7 @@ model says under the same sampling noise, so that is what a user sets and what i
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +24,18 @@ FACTOR = 4.0
 """Ratio of neighbouring step sizes while the wanted one is being bracketed."""
 TRIALS = 14
 TOLERANCE = 0.15
-"""Accepted relative error of the change rate."""
+"""Accepted relative error of what is measured."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The step size found, the change rate measured there, and what finding it cost."""
+    """The step size found, what was measured there, and what finding it cost."""
 
     sigma: float
-    change_rate: float
+    value: float
+    """What was measured at `sigma`: a change rate, or a divergence."""
+    told: str
+    """The same as words, for the terminal."""
     num_completions: int
     num_tokens: int
     seconds: float
@@ -41,35 +44,63 @@ class Calibration:
 def calibrate(
     engine: Engine, dim: int, examples: Sequence[Example], sampling: Sampling, config: Config
 ) -> Calibration:
-    """Find sigma by bisection in log sigma, around theta = 0, along fixed random directions.
+    """Find the sigma at which candidates around theta = 0 change the wanted share of completions.
 
     Raises EngineError where no step size changes completions, or every one does.
     """
-    started = time.perf_counter()
     wanted = config.calibration.change_rate
     direction_ND = stream(config.seed, "calibration").standard_normal((config.calibration.candidates, dim))
     prompts = examples[: config.calibration.prompts]
-    low, high = 0.0, math.inf
-    sigma, completions, tokens = FIRST_SIGMA, 0, 0
-    trials: list[tuple[float, float]] = []
-    for _ in range(TRIALS):
+    completions = tokens = 0
+
+    def rate_at(sigma: float) -> float:
+        nonlocal completions, tokens
         theta_ND = np.vstack([sigma * direction_ND, np.zeros(dim)])
         rollouts = engine.generate(Population(theta_ND), [prompts] * len(theta_ND), sampling)
         completions += rollouts.num_completions
         tokens += rollouts.num_tokens
-        rate = change_rate(rollouts.text_NPS)
-        trials.append((rate, sigma))
-        if abs(rate - wanted) <= TOLERANCE * wanted:
+        return change_rate(rollouts.text_NPS)
+
+    sigma, rate, seconds = bisect(rate_at, wanted, _change)
+    if rate == 1.0:
+        raise _no_step_size(wanted, sigma, rate, _change)
+    return Calibration(sigma, rate, _change(rate), completions, tokens, seconds)
+
+
+def bisect(
+    measure: Callable[[float], float], wanted: float, tell: Callable[[float], str]
+) -> tuple[float, float, float]:
+    """The sigma at which the increasing function `measure` comes nearest to `wanted`: bisection in log sigma.
+
+    Returns sigma, the value there, and the seconds taken. Raises EngineError, in the words of `tell(value)`,
+    if `measure` is 0 throughout.
+    """
+    started = time.perf_counter()
+    low, high = 0.0, math.inf
+    sigma = FIRST_SIGMA
+    trials: list[tuple[float, float]] = []
+    for _ in range(TRIALS):
+        value = measure(sigma)
+        trials.append((value, sigma))
+        if abs(value - wanted) <= TOLERANCE * wanted:
             break
-        low, high = (sigma, high) if rate < wanted else (low, sigma)
+        low, high = (sigma, high) if value < wanted else (low, sigma)
         sigma = _between(low, high)
-    rate, sigma = min(trials, key=lambda trial: abs(trial[0] - wanted))
-    if rate in (0.0, 1.0):
-        raise EngineError(
-            f"strategy.sigma = auto: no step size was found that changes about {wanted:.0%} of completions "
-            f"(the nearest, sigma = {sigma:.3g}, changes {rate:.0%}); set strategy.sigma to a number"
-        )
-    return Calibration(sigma, rate, completions, tokens, time.perf_counter() - started)
+    value, sigma = min(trials, key=lambda trial: abs(trial[0] - wanted))
+    if value == 0.0:
+        raise _no_step_size(wanted, sigma, value, tell)
+    return sigma, value, time.perf_counter() - started
+
+
+def _change(rate: float) -> str:
+    return f"changes {rate:.0%} of completions"
+
+
+def _no_step_size(wanted: float, sigma: float, value: float, tell: Callable[[float], str]) -> EngineError:
+    return EngineError(
+        f"strategy.sigma = auto: no step size was found that {tell(wanted)} (the nearest, "
+        f"sigma = {sigma:.3g}, {tell(value)}); set strategy.sigma to a number"
+    )
 
 
 def _between(low: float, high: float) -> float:

@@ -65,8 +65,8 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/RECIPE-seedN.")] = None,
 ) -> None:
     """Run a recipe."""
-    from evolign.config import load
     from evolign.methods import run
+    from evolign.recipe import load
 
     config = load(recipe, overrides or [])
     out = out or Path("runs") / f"{recipe.stem}-seed{config.seed}"
@@ -121,8 +121,8 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Prove a recipe before spending on it: settings, data, reward, model, memory."""
-    from evolign.config import load
     from evolign.preflight import check
+    from evolign.recipe import load
 
     findings = check(load(recipe, overrides or []))
     for finding in findings:

@@ -1,21 +1,11 @@
 """The whole configuration as one typed tree. A recipe is a YAML file of these fields.
 
-    config = load("recipes/quickstart.yaml", ["seed=3", "strategy.population=48"])
-
-Precedence: defaults < file < overrides. An unknown key is an error that names the nearest known one.
-Nothing here imports torch: a recipe is checked in milliseconds.
+Nothing here imports torch: a recipe is checked in milliseconds. Files are read and written by `recipe.py`.
 """
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from evolign.config_tree import apply_override, sentence
-from evolign.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1)]
@@ -228,10 +218,12 @@ class OpenAiEsConfig(Section):
     """Candidates per generation; even when antithetic."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Standard deviation of the perturbations; auto: see `calibration`."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    """Step of the optimiser, in units of singular values."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.5
+    """Step of the optimiser, in units of sigma."""
     antithetic: bool = True
     """Candidates come in pairs +eps, -eps."""
+    orthogonal: bool = False
+    """Perturbations of one generation are orthogonal; needs no more candidates than dimensions."""
     shaping: Literal["mean", "z_score", "centred_rank"] = "z_score"
     """What becomes of the fitness before it weighs the perturbations."""
     optimizer: Literal["sgd", "adam"] = "adam"
@@ -260,6 +252,27 @@ class RandomSearchConfig(Section):
     """Candidates per generation."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Standard deviation of the candidates; auto: see `calibration`."""
+
+
+class RewardFitnessConfig(Section):
+    """ESSA's fitness: the mean reward of the candidate's own completions."""
+
+    name: Literal["reward"] = "reward"
+
+
+class LikelihoodConfig(Section):
+    """Fitness from one set of completions that all candidates read: advantage times likelihood ratio."""
+
+    name: Literal["likelihood"] = "likelihood"
+    divergence: Annotated[float, Field(gt=0)] = 0.02
+    """Trust region: mean divergence of the candidates from the sampling policy, in nats per completion;
+    the step size follows it."""
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    """Likelihood ratios count as if they lay in 1 - clip to 1 + clip (PPO)."""
+    ratio: Literal["sequence", "token"] = "sequence"
+    """What has a ratio: the whole completion, or each of its tokens."""
+    normalise: bool = False
+    """Divide a prompt's advantages by their standard deviation (GRPO)."""
 
 
 class CalibrationConfig(Section):
@@ -315,6 +328,7 @@ class EvaluationConfig(Section):
 
 
 TaskConfig = Annotated[ArithmeticConfig | Gsm8kConfig | RowsConfig, Field(discriminator="name")]
+FitnessConfig = Annotated[RewardFitnessConfig | LikelihoodConfig, Field(discriminator="name")]
 StrategyConfig = Annotated[
     CmaEsConfig | SnesConfig | OpenAiEsConfig | RandomSearchConfig, Field(discriminator="name")
 ]
@@ -334,6 +348,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     engine: TransformersConfig = TransformersConfig()
+    fitness: FitnessConfig = RewardFitnessConfig()
     strategy: StrategyConfig = CmaEsConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     evolution: EvolutionConfig = EvolutionConfig()
@@ -349,40 +364,28 @@ class Config(Section):
             )
         return self
 
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the YAML or JSON file `path`, with `a.b.c=value` overrides on top.
-
-    Raises ConfigError where the file cannot be read or a value breaks a rule.
-    """
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the recipe {str(path)!r}: {error}") from error
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{str(path)!r} must hold a mapping such as `seed: 0`, not {tree!r:.80}")
-    return parse(tree, overrides, source=str(path))
-
-
-def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
-    """The configuration in a mapping. Raises ConfigError with one line per broken rule."""
-    tree = json.loads(json.dumps(tree, default=str))  # a copy; YAML knows dates, Python paths
-    for override in overrides:
-        apply_override(tree, override)
-    for section in ("task", "strategy"):
-        if isinstance(tree.get(section), dict):
-            tree[section].setdefault("name", Config.model_fields[section].default.name)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [f"  {sentence(item, tree, Config)}" for item in error.errors()]
-        raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
-
-
-def dump(config: Config) -> str:
-    """`config` as JSON text that `load` reads back to an equal Config."""
-    return config.model_dump_json(indent=2) + "\n"
+    @model_validator(mode="after")
+    def _likelihood_has_something_to_compare(self) -> "Config":
+        if self.fitness.name != "likelihood":
+            return self
+        if self.strategy.name == "random_search":
+            raise ValueError(
+                "strategy.name = 'random_search' compares fitness across generations, but fitness.name = "
+                "likelihood is relative to each generation's mean; use openai_es, snes or cma_es"
+            )
+        if self.sampling.samples_per_prompt < 2:
+            raise ValueError(
+                f"sampling.samples_per_prompt = {self.sampling.samples_per_prompt}: fitness.name = "
+                "likelihood weighs a prompt's samples against each other; use 2 or more, for example 8"
+            )
+        if self.sampling.temperature == 0:
+            raise ValueError(
+                "sampling.temperature = 0: fitness.name = likelihood needs completions that were sampled; "
+                "use a temperature above 0, for example 1"
+            )
+        if self.evolution.prompt_sharing != "shared":
+            raise ValueError(
+                "evolution.prompt_sharing = 'per_candidate': under fitness.name = likelihood all candidates "
+                "read the same completions; leave it at shared"
+            )
+        return self

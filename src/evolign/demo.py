@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 from evolign import embedded
-from evolign.config import dump, load
 from evolign.errors import RunError
 from evolign.methods import Result, resume, run
 from evolign.plot import plot
+from evolign.recipe import dump, load
 from evolign.rundir import read_rows
 
 SHOWN = 4

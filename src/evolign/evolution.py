@@ -1,8 +1,9 @@
 """THE loop: evolve a policy by forward passes alone (ESSA, arXiv 2507.04453v3, Algorithm 1).
 
-    prompts -> ask -> generate -> score -> tell -> validate -> record
+    ask -> judge (prompts, completions, rewards) -> tell -> validate -> record
 
-It knows vectors, examples and numbers: models are behind the engine, files behind the run directory.
+It knows vectors and numbers: prompts and completions are the fitness', models the engine's, files the run
+directory's.
 """
 
 import time
@@ -13,19 +14,11 @@ import numpy as np
 from evolign.config import Config
 from evolign.display import Progress
 from evolign.engines import Engine
-from evolign.generation import (
-    describe,
-    draw_prompts,
-    mean_score,
-    sampling,
-    score_completions,
-    with_mean_row,
-)
+from evolign.fitness import build_fitness
 from evolign.rundir import RunDir
 from evolign.search import Search, State
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
-from evolign.types import Population
 
 
 @dataclass(frozen=True)
@@ -53,28 +46,17 @@ def evolve(
     Goes on from the newest checkpoint in `run`. Raises ConfigError, RewardError, EngineError or RunError;
     what was checkpointed before is then intact.
     """
-    search = Search(config, run, task, engine, scorer, dim, progress)
+    fitness = build_fitness(config, task, engine, scorer)
+    search = Search(config, run, task, engine, scorer, fitness, dim, progress)
     state, strategy = search.state, search.strategy
     while not (stopped := search.stop_reason()):
         started = time.perf_counter()
         state.generation += 1
-        examples_NP = with_mean_row(draw_prompts(config, task, state.generation))
         theta_ND = strategy.ask()
-        rollouts = engine.generate(
-            Population(np.vstack([theta_ND, strategy.mean])),
-            examples_NP,
-            sampling(config, state.generation),
-        )
-        score_NPS, scores = score_completions(scorer, examples_NP, rollouts)
-        fitness_N = mean_score(score_NPS[:-1])
+        judged = fitness.judge(theta_ND, strategy.mean, state.generation)
         updating = time.perf_counter()
-        strategy.tell(theta_ND, fitness_N)
-        seconds_update = time.perf_counter() - updating
-        search.count(rollouts, scores, fitness_N)
-        row = describe(rollouts, scores, score_NPS, search.shared) | {
-            "sigma": strategy.sigma,
-            "seconds_update": seconds_update,
-        }
+        strategy.tell(theta_ND, judged.fitness_N, judged.step_scale)
+        row = search.count(judged) | {"seconds_update": time.perf_counter() - updating}
         state.seconds += time.perf_counter() - started
         if search.validation_is_due():
             row |= search.validate()

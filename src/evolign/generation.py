@@ -8,7 +8,6 @@ import numpy as np
 
 from evolign.config import Config
 from evolign.errors import ConfigError, RewardError
-from evolign.provenance import peak_memory_bytes
 from evolign.seeding import key, stream
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer, Scores
@@ -25,17 +24,19 @@ def check_batch(config: Config, task: Task) -> None:
         )
 
 
+def draw_batch(config: Config, task: Task, generation: int, *labels: object) -> list[Example]:
+    """The P training prompts of a generation, without replacement; `labels` name one of several draws."""
+    rng = stream(config.seed, "prompts", generation, *labels)
+    size = config.evolution.prompts_per_generation
+    return [task.train[i] for i in rng.choice(len(task.train), size, replace=False)]
+
+
 def draw_prompts(config: Config, task: Task, generation: int) -> list[list[Example]]:
-    """The training prompts of a generation, (N, P): the same for all candidates unless `per_candidate`."""
-    num_candidates, size = config.strategy.population, config.evolution.prompts_per_generation
-
-    def draw(*labels: object) -> list[Example]:
-        rng = stream(config.seed, "prompts", generation, *labels)
-        return [task.train[i] for i in rng.choice(len(task.train), size, replace=False)]
-
+    """The prompts of all candidates, (N, P): the same for all of them unless `per_candidate`."""
+    num_candidates = config.strategy.population
     if config.evolution.prompt_sharing == "shared":
-        return [draw()] * num_candidates
-    return [draw(candidate) for candidate in range(num_candidates)]
+        return [draw_batch(config, task, generation)] * num_candidates
+    return [draw_batch(config, task, generation, candidate) for candidate in range(num_candidates)]
 
 
 def with_mean_row(examples_NP: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
@@ -92,20 +93,11 @@ def change_rate(text_NPS: np.ndarray, shared: bool = True) -> float:
     return float(differs_NPS.mean())
 
 
-def describe(rollouts: Rollouts, scores: Scores, score_NPS: np.ndarray, shared: bool) -> dict[str, Any]:
-    """The metrics of a generation whose last row is the mean policy."""
-    fitness_N = mean_score(score_NPS[:-1])
+def spread(fitness_N: np.ndarray) -> dict[str, Any]:
+    """How the fitness of a generation is spread over its candidates."""
     return {
         "fitness_mean": float(fitness_N.mean()),
         "fitness_max": float(fitness_N.max()),
         "fitness_min": float(fitness_N.min()),
         "fitness_std": float(fitness_N.std()),
-        "fitness_of_mean": float(mean_score(score_NPS[-1:])[0]),
-        "change_rate": change_rate(rollouts.text_NPS, shared),
-        "truncated": float(rollouts.truncated_NPS.mean()),
-        "reward_timeouts": scores.timeouts,
-        "reward_crashes": scores.crashes,
-        "seconds_generate": rollouts.seconds,
-        "seconds_score": scores.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
     }

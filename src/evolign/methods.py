@@ -5,11 +5,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from evolign.config import Config, dump, load
+from evolign.config import Config
 from evolign.display import Progress, Terminal
 from evolign.errors import ConfigError, RunError
 from evolign.generation import check_batch
 from evolign.provenance import data_fingerprint, model_fingerprint, provenance
+from evolign.recipe import dump, load
 from evolign.rundir import RunDir, check_new
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits

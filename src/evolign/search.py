@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from evolign.calibration import calibrate
 from evolign.config import Config
 from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.evaluation import evaluate
-from evolign.generation import sampling
+from evolign.fitness import Fitness, Judgement
+from evolign.provenance import peak_memory_bytes
 from evolign.rundir import RunDir
 from evolign.seeding import key
 from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
 from evolign.tasks.base import Task
-from evolign.tasks.scoring import Scorer, Scores
-from evolign.types import Rollouts
+from evolign.tasks.scoring import Scorer
 
 FLAT_WARNING = 5
 """Generations in a row without any difference in fitness before the user is told."""
@@ -56,6 +55,7 @@ class Search:
         task: Task,
         engine: Engine,
         scorer: Scorer,
+        fitness: Fitness,
         dim: int,
         progress: Progress,
     ) -> None:
@@ -67,7 +67,7 @@ class Search:
         if saved:
             self.state = State(**saved[0])
         else:
-            self.state = self._start(dim)
+            self.state = self._start(fitness, dim)
         self.strategy: Strategy = build_strategy(config.strategy, dim, self.state.sigma, config.seed)
         self.best_theta_D = np.zeros(dim)
         if saved:
@@ -78,14 +78,12 @@ class Search:
         else:
             self.record(self.validate())
 
-    def _start(self, dim: int) -> State:
-        config = self._config
-        if config.strategy.sigma != "auto":
-            return State(config.strategy.sigma)
-        found = calibrate(self._engine, dim, self._task.train, sampling(config, 0), config)
-        self._progress.say(
-            f"sigma = {found.sigma:.3g} (calibrated: changes {found.change_rate:.0%} of completions)"
-        )
+    def _start(self, fitness: Fitness, dim: int) -> State:
+        sigma = self._config.strategy.sigma
+        if sigma != "auto":
+            return State(sigma)
+        found = fitness.calibrate(dim)
+        self._progress.say(f"sigma = {found.sigma:.3g} (calibrated: {found.told})")
         return State(found.sigma, found.num_completions, found.num_tokens, seconds=found.seconds)
 
     def stop_reason(self) -> str:
@@ -101,16 +99,22 @@ class Search:
             return f"target = {limits.target}"
         return ""
 
-    def count(self, rollouts: Rollouts, scores: Scores, fitness_N: np.ndarray) -> None:
-        """Add up what the generation cost, and warn when fitness carries no information."""
+    def count(self, judged: Judgement) -> dict[str, Any]:
+        """Add up what the generation cost, warn when it carries no information, and describe it."""
         state = self.state
-        state.completions += rollouts.num_completions
-        state.generated_tokens += rollouts.num_tokens
-        state.timeouts += scores.timeouts
-        state.crashes += scores.crashes
-        state.flat = state.flat + 1 if np.ptp(fitness_N) == 0 else 0
+        state.completions += judged.num_completions
+        state.generated_tokens += judged.num_tokens
+        state.timeouts += judged.timeouts
+        state.crashes += judged.crashes
+        state.flat = state.flat + 1 if np.ptp(judged.fitness_N) == 0 else 0
         if state.flat == FLAT_WARNING:
-            self._progress.say(_flat_warning(fitness_N[0]))
+            self._progress.say(_flat_warning(judged.metrics["fitness_of_mean"]))
+        return judged.metrics | {
+            "sigma": self.strategy.sigma,
+            "reward_timeouts": judged.timeouts,
+            "reward_crashes": judged.crashes,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
 
     def validation_is_due(self) -> bool:
         """Every few generations, and after the last one."""
@@ -153,11 +157,6 @@ class Search:
         arrays = self.strategy.state_dict() | {"best_theta_D": self.best_theta_D}
         self._run.save(state.generation, asdict(state), arrays)
         self._progress.generation(row)
-
-    @property
-    def shared(self) -> bool:
-        """Whether all candidates see the same prompts."""
-        return self._config.evolution.prompt_sharing == "shared"
 
     @property
     def _metric(self) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from evolign.calibration import TOLERANCE, calibrate
-from evolign.config import Config, dump, parse
+from evolign.config import Config
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
 from evolign.evaluation import bootstrap, interval, wilson
 from evolign.evolution import Outcome, evolve
 from evolign.generation import change_rate, draw_prompts, with_mean_row
+from evolign.recipe import dump, parse
 from evolign.rundir import RunDir
 from evolign.seeding import stream
 from evolign.strategies import STRATEGIES
@@ -115,7 +116,7 @@ def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_improves_a_quadratic_through_the_loop(go: Callable[..., Finished], name: str) -> None:
-    options = {"learning_rate": 0.15} if name == "openai_es" else {}
+    options = {"learning_rate": 0.3} if name == "openai_es" else {}
     config = settings(
         strategy={"name": name, "population": 16, "sigma": 0.5, **options},
         evolution={"generations": 40},
@@ -422,7 +423,7 @@ def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: fl
     engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, scale))
     prompts = examples("train", 32)
     found = calibrate(engine, 50, prompts, Sampling(8), config)
-    assert abs(found.change_rate - wanted) <= TOLERANCE * wanted
+    assert abs(found.value - wanted) <= TOLERANCE * wanted
     assert found.num_completions % (9 * 32) == 0 and found.num_tokens > found.num_completions
     fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
     texts = engine.generate(
@@ -438,7 +439,7 @@ def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share(
     engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, 1.0))
     prompts = [Example("a", "a", columns={"number": 0}), Example("b", "b", columns={"number": 32})]
     found = calibrate(engine, 3, prompts, Sampling(8), config)
-    assert found.change_rate == 0.5
+    assert found.value == 0.5
     direction_ND = stream(config.seed, "calibration").standard_normal((1, 3))
     rollouts = engine.generate(
         Population(np.vstack([found.sigma * direction_ND, np.zeros(3)])), [prompts] * 2, Sampling(8)
@@ -453,7 +454,8 @@ def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share(
 )
 def test_calibration_that_cannot_succeed_says_what_to_do(respond: Respond, share: str) -> None:
     with pytest.raises(
-        EngineError, match=rf"no step size was found .* 25% .*changes {share}\); set strategy.s"
+        EngineError,
+        match=rf"no step size was found .* 25% .*changes {share} of completions\); set strategy.s",
     ):
         calibrate(FakeEngine(respond), 4, examples("train", 8), Sampling(8), settings())
 

@@ -43,9 +43,9 @@ def median_fitness(*arguments, **options):
 
 DIAGONAL = {"sigma": 0.3}
 FULL = {"sigma": 0.3, "covariance": "full"}
-FINE = {"sigma": 0.02, "learning_rate": 0.01}
-FINEST = {"sigma": 0.01, "learning_rate": 0.005}
-SGD = {"sigma": 0.05, "learning_rate": 0.1, "optimizer": "sgd", "shaping": "mean"}
+FINE = {"sigma": 0.02, "learning_rate": 0.5}
+FINEST = {"sigma": 0.01, "learning_rate": 0.5}
+SGD = {"sigma": 0.05, "learning_rate": 2.0, "optimizer": "sgd", "shaping": "mean"}
 
 
 @pytest.mark.parametrize(

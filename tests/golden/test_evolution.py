@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolign.config import dump, parse
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
 from evolign.evolution import evolve
+from evolign.recipe import dump, parse
 from evolign.rundir import RunDir
 from evolign.tasks.scoring import Scores
 from evolign.types import Example

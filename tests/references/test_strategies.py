@@ -105,7 +105,7 @@ def test_openai_es_estimates_the_gradient_of_a_linear_function(antithetic):
         population=population,
         sigma=0.1,
         seed=0,
-        learning_rate=1.0,
+        learning_rate=10.0,  # in units of sigma: the mean moves by the gradient itself
         antithetic=antithetic,
         shaping="mean",
         optimizer="sgd",
@@ -119,7 +119,7 @@ def test_openai_es_estimates_the_gradient_of_a_linear_function(antithetic):
 
 
 def test_openai_es_follows_equations_5_to_7_and_adam_by_hand():
-    options = {"population": 4, "sigma": 0.5, "seed": 1, "learning_rate": 0.1, "shaping": "mean"}
+    options = {"population": 4, "sigma": 0.5, "seed": 1, "learning_rate": 0.2, "shaping": "mean"}
     strategy = OpenAiEs(2, beta1=0.8, beta2=0.95, **options)
     mean, moment1, moment2 = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for step, fitness in enumerate([[3.0, 1.0, -2.0, 0.0], [0.0, 5.0, 1.0, 2.0]], start=1):
@@ -131,7 +131,7 @@ def test_openai_es_follows_equations_5_to_7_and_adam_by_hand():
             moment1[d] = 0.8 * moment1[d] + 0.2 * g
             moment2[d] = 0.95 * moment2[d] + 0.05 * g * g
             root = math.sqrt(moment2[d] / (1 - 0.95**step))
-            mean[d] += 0.1 * moment1[d] / (1 - 0.8**step) / (root + 1e-8)
+            mean[d] += 0.2 * 0.5 * moment1[d] / (1 - 0.8**step) / (root + 1e-8)
         assert strategy.mean == pytest.approx(mean, rel=1e-9)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+import numpy as np
+
 from evolign.types import Example, Population, Rollouts, Sampling
 
 
@@ -21,6 +23,20 @@ class Engine(Protocol):
         The result depends on the candidate, the example and `sampling` alone: not on the order of
         candidates or prompts, nor on how rows are batched. Raises ConfigError if a prompt does not
         fit the model's context, EngineError if the device has no memory for a single row.
+        """
+        ...
+
+    def logprobs(
+        self,
+        population: Population,
+        examples: Sequence[Example],
+        token_ids: Sequence[tuple[int, ...]],
+        temperature: float = 1.0,
+    ) -> np.ndarray:
+        """Log-probability of every token of the completion `token_ids[j]` of `examples[j]`.
+
+        Under every candidate, by one teacher-forced pass; logits are divided by `temperature` as in sampling.
+        Shape (N, J, T), zero beyond the end of a completion. Raises what `generate` raises.
         """
         ...
 

@@ -10,14 +10,23 @@ from typing import Any, Self
 
 import numpy as np
 
+from evolign.errors import EngineError
 from evolign.types import Example, Population, Rollouts, Sampling
 
 
 class FakeEngine:
-    """`respond(theta_D, example)` is the text of every completion, one token per character."""
+    """`respond(theta_D, example)` is the text of every completion, one token per character.
 
-    def __init__(self, respond: Callable[[np.ndarray, Example], str]) -> None:
-        self._respond = respond
+    `logprob(theta_D, example, token_ids)` is the log-probability of a completion, which its first token
+    gets; without it the engine cannot read.
+    """
+
+    def __init__(
+        self,
+        respond: Callable[[np.ndarray, Example], str],
+        logprob: Callable[[np.ndarray, Example, tuple[int, ...]], float] | None = None,
+    ) -> None:
+        self._respond, self._logprob = respond, logprob
 
     def generate(
         self,
@@ -32,6 +41,22 @@ class FakeEngine:
             text = self._respond(population.theta_ND[n].copy(), examples_NP[n][p])
             text_NPS[n, p, s], token_ids_NPS[n, p, s] = text, tuple(map(ord, text))
         return Rollouts(text_NPS, token_ids_NPS, np.zeros(shape, dtype=bool), seconds=0.0)
+
+    def logprobs(
+        self,
+        population: Population,
+        examples: Sequence[Example],
+        token_ids: Sequence[tuple[int, ...]],
+        temperature: float = 1.0,
+    ) -> np.ndarray:
+        """See `Engine.logprobs`; `temperature` is ignored."""
+        if self._logprob is None:
+            raise EngineError("this FakeEngine was made without `logprob`, so it cannot read completions")
+        logprob_NJT = np.zeros((len(population), len(examples), max(map(len, token_ids))))
+        for n, j in np.ndindex(logprob_NJT.shape[:2]):
+            theta_D = population.theta_ND[n].copy()
+            logprob_NJT[n, j, 0] = self._logprob(theta_D, examples[j], token_ids[j])
+        return logprob_NJT
 
     def __enter__(self) -> Self:
         return self

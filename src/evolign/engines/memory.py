@@ -27,6 +27,16 @@ def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -
     return 2 * cache + activations + logits
 
 
+def bytes_per_reading(model: PreTrainedModel, tokens: int, new_tokens: int) -> int:
+    """Memory of one sequence of `tokens` whose last `new_tokens` are scored: activations, logits."""
+    config: Any = model.config.get_text_config()
+    size = model.dtype.itemsize
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    activations = tokens * (3 * inner + 6 * config.hidden_size) * size
+    logits = (new_tokens + 1) * config.vocab_size * (size + 2 * 4)  # model dtype, float32 twice
+    return activations + logits
+
+
 def budget_bytes(model: PreTrainedModel) -> float:
     """Half of what the model leaves of its device's whole memory; at most 4 GB on a CPU."""
     weights = weight_bytes(model)

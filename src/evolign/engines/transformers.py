@@ -6,20 +6,32 @@ memory. Any decoder-only model of transformers works.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 
 from evolign.engines.decoding import decode
-from evolign.engines.memory import GIB, MOST_ROWS_ON_CPU, budget_bytes, bytes_per_row
+from evolign.engines.memory import (
+    GIB,
+    MOST_ROWS_ON_CPU,
+    budget_bytes,
+    bytes_per_reading,
+    bytes_per_row,
+)
+from evolign.engines.reading import read
 from evolign.engines.scaled_lora import ScaledLora
 from evolign.errors import EngineError
 from evolign.policy.policy import Policy
 from evolign.seeding import key
 from evolign.types import Example, Population, Rollouts, Sampling
+
+T = TypeVar("T")
+Scales = tuple[torch.Tensor, torch.Tensor]
+"""The scales a and b of rows or candidates, each (rows, K)."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +70,56 @@ class TransformersEngine:
         """See `Engine.generate`."""
         started = time.perf_counter()
         rows = list(self._rows(examples_NP, sampling))
-        scales = [scale.to(self._base.model.device) for scale in self._space.scales(population)]
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].prompt))
-        tokens: list[tuple[int, ...]] = [()] * len(rows)
-        while order:
-            size = self._rows_at_once(len(rows[order[0]].prompt), sampling.max_new_tokens)
-            batch, rest = order[:size], order[size:]
-            decoded = self._decode([rows[i] for i in batch], scales, sampling)
-            if decoded is None:
-                self._halve(len(batch))
-                continue
-            for i, completion in zip(batch, decoded, strict=True):
-                tokens[i] = completion
-            order = rest
+        scales = self._scales(population)
+
+        def generate(batch: list[int]) -> list[tuple[int, ...]]:
+            a_BK, b_BK = self._rows_of(scales, [rows[i].candidate for i in batch])
+            return decode(
+                self._base.model,
+                [rows[i].prompt for i in batch],
+                torch.tensor([rows[i].noise_key for i in batch]),
+                lambda row_B: self._lora.select(a_BK[row_B], b_BK[row_B]),
+                eos_token_ids=self._base.eos_token_ids,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+            )
+
+        new_tokens = sampling.max_new_tokens
+        tokens = self._in_micro_batches(
+            generate,
+            [len(row.prompt) for row in rows],
+            lambda length: bytes_per_row(self._base.model, length, new_tokens),
+        )
         shape = (len(population), len(examples_NP[0]), sampling.samples_per_prompt)
         return self._rollouts(tokens, shape, time.perf_counter() - started)
+
+    def logprobs(
+        self,
+        population: Population,
+        examples: Sequence[Example],
+        token_ids: Sequence[tuple[int, ...]],
+        temperature: float = 1.0,
+    ) -> np.ndarray:
+        """See `Engine.logprobs`."""
+        longest = max(map(len, token_ids))
+        encoded = self._base.encode_prompts(examples, longest)
+        prompts = [encoded[example.id] for example in examples]
+        scales = self._scales(population)
+        rows = list(np.ndindex(len(population), len(examples)))
+
+        def score(batch: list[int]) -> list[np.ndarray]:
+            self._lora.select(*self._rows_of(scales, [rows[i][0] for i in batch]))
+            completions = [token_ids[rows[i][1]] for i in batch]
+            prompts_B = [prompts[rows[i][1]] for i in batch]
+            return list(read(self._base.model, prompts_B, completions, temperature).double().cpu().numpy())
+
+        read_BT = self._in_micro_batches(
+            score,
+            [len(prompts[j]) + len(token_ids[j]) for _, j in rows],
+            lambda length: bytes_per_reading(self._base.model, length, longest),
+        )
+        padded = [np.pad(row_T, (0, longest - len(row_T))) for row_T in read_BT]
+        return np.array(padded).reshape(len(population), len(examples), longest)
 
     def _rows(self, examples_NP: Sequence[Sequence[Example]], sampling: Sampling) -> Iterator[_Row]:
         """One row per candidate, prompt and sample, in this order."""
@@ -84,32 +131,41 @@ class TransformersEngine:
                     noise_key = key(sampling.noise_seed, "token", example.id, sample)
                     yield _Row(candidate, encoded[example.id], noise_key)
 
-    def _decode(
-        self, rows: Sequence[_Row], scales: Sequence[torch.Tensor], sampling: Sampling
-    ) -> list[tuple[int, ...]] | None:
-        """Completions of a micro-batch; None if the device ran out of memory."""
-        device = self._base.model.device
-        candidate_B = torch.tensor([row.candidate for row in rows], device=device)
-        a_BK, b_BK = (scale[candidate_B] for scale in scales)
-        try:
-            return decode(
-                self._base.model,
-                [row.prompt for row in rows],
-                torch.tensor([row.noise_key for row in rows]),
-                lambda row_B: self._lora.select(a_BK[row_B], b_BK[row_B]),
-                eos_token_ids=self._base.eos_token_ids,
-                max_new_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-            )
-        except torch.OutOfMemoryError:
-            return None
+    def _scales(self, population: Population) -> Scales:
+        a_NK, b_NK = self._space.scales(population)
+        return a_NK.to(self._base.model.device), b_NK.to(self._base.model.device)
 
-    def _rows_at_once(self, prompt_tokens: int, new_tokens: int) -> int:
+    def _rows_of(self, scales: Scales, candidates: list[int]) -> Scales:
+        candidate_B = torch.tensor(candidates, device=self._base.model.device)
+        return scales[0][candidate_B], scales[1][candidate_B]
+
+    def _in_micro_batches(
+        self, work: Callable[[list[int]], list[T]], length: Sequence[int], need: Callable[[int], int]
+    ) -> list[T]:
+        """`work` on all rows by number, longest first, in micro-batches that fit the memory.
+
+        `need(length)` estimates the bytes of a row. A batch for which the device has no memory is halved.
+        """
+        order = sorted(range(len(length)), key=lambda i: -length[i])
+        results: dict[int, T] = {}
+        while order:
+            size = self._rows_at_once(need(length[order[0]]))
+            batch, rest = order[:size], order[size:]
+            done: list[T] | None = None
+            with suppress(torch.OutOfMemoryError):
+                done = work(batch)
+            if done is None:
+                self._halve(len(batch))
+            else:
+                results |= zip(batch, done, strict=True)
+                order = rest
+        return [results[i] for i in range(len(length))]
+
+    def _rows_at_once(self, bytes_of_a_row: int) -> int:
         if self._micro_batch_size != "auto":
             return self._micro_batch_size
-        row = bytes_per_row(self._base.model, prompt_tokens, new_tokens)
         most = MOST_ROWS_ON_CPU if self._base.model.device.type == "cpu" else sys.maxsize
-        return max(1, min(most, int(self._budget // row)))
+        return max(1, min(most, int(self._budget // bytes_of_a_row)))
 
     def _halve(self, size: int) -> None:
         """Go on with half the rows, for good, after the device ran out of memory."""

@@ -43,9 +43,10 @@ class Strategy(Protocol):
     def ask(self) -> np.ndarray:
         """theta_ND, float64: the candidates of this generation, the same until the next tell."""
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> None:
+    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
         """End the generation. `theta_ND` is what ask returned; the higher the fitness the better.
 
+        The step size of the next generation is `step_scale` times what the strategy makes of it.
         Raises ValueError, and changes nothing, where `theta_ND` is something else or `fitness_N` is
         not N finite numbers.
         """

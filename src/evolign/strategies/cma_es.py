@@ -59,6 +59,7 @@ class CmaEs:
         self._es = self._new_optimizer()
         self._candidates: list[np.ndarray] = []
         self._history: list[np.ndarray] = []
+        self._scales: list[float] = []
 
     @property
     def mean(self) -> np.ndarray:
@@ -77,7 +78,7 @@ class CmaEs:
             self._candidates = self._es.ask()
         return np.array(self._candidates)
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> None:
+    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
         """Update mean, step size and covariance from the ranking of the candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
@@ -85,13 +86,16 @@ class CmaEs:
             # sorts unstably: ranks make the order of equal candidates the same on every machine.
             rank_N = np.argsort(np.argsort(-fitness_N, kind="stable"))
             self._es.tell(self._candidates, rank_N.astype(float).tolist())
+        self._es.sigma *= step_scale
         self._candidates = []
         self._history.append(fitness_N)
+        self._scales.append(step_scale)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Fitness of every generation told, shape (generations, N); mean and sigma to check by."""
+        """Fitness, (generations, N), and step scale of all generations told; mean and sigma to check by."""
         return {
             "fitness": np.array(self._history).reshape(-1, self.population),
+            "step_scale": np.array(self._scales, dtype=float),
             "mean": self.mean,
             "sigma": np.array(self.sigma),
         }
@@ -107,6 +111,7 @@ class CmaEs:
         fitness_GN = np.atleast_1d(state.get("fitness", ()))
         expected = {
             "fitness": (len(fitness_GN), self.population),
+            "step_scale": (len(fitness_GN),),
             "mean": (self._dim,),
             "sigma": (),
         }
@@ -115,9 +120,9 @@ class CmaEs:
                 f"the checkpoint's strategy state holds arrays of shape {shapes}, but cma_es here "
                 f"has {expected}; resume with the strategy and the search space of the run"
             )
-        self._es, self._candidates, self._history = self._new_optimizer(), [], []
-        for fitness_N in fitness_GN:
-            self.tell(self.ask(), fitness_N)
+        self._es, self._candidates, self._history, self._scales = self._new_optimizer(), [], [], []
+        for fitness_N, step_scale in zip(fitness_GN, state["step_scale"], strict=True):
+            self.tell(self.ask(), fitness_N, float(step_scale))
         if not np.array_equal(self.mean, state["mean"]) or self.sigma != float(state["sigma"]):
             raise RunError(
                 f"replaying {len(fitness_GN)} generations of CMA-ES does not end bit for bit where "

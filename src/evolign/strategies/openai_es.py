@@ -25,12 +25,12 @@ from evolign.strategies.shaping import SHAPINGS
 class OpenAiEs:
     """Gradient ascent on a smoothed fitness; O(D) memory and time.
 
-    `sigma` never changes, so the mean ends in a ball around the optimum whose radius follows from
-    `learning_rate` and `sigma`. Under Adam a coordinate moves by at most about `learning_rate` per
-    generation: the default 0.05 reaches a sphere's optimum at a distance of 1 within 1e-2 in fitness;
-    for conditioned functions take 0.01 or less (measured in tests/convergence).
+    `learning_rate` is in units of `sigma`: under Adam a coordinate moves by at most about
+    `learning_rate * sigma` per generation. The strategy itself never changes `sigma`, so the mean ends in a
+    ball around the optimum whose radius follows from both. `orthogonal` perturbations have the variance of
+    Gaussian ones and look in N different directions (Choromanski et al. 2018), as long as N <= D.
 
-    >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0)
+    >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
     >>> strategy.tell(theta_ND, fitness_N=-((theta_ND - 1) ** 2).sum(axis=1))
     >>> strategy.mean.round(6).tolist()
@@ -44,8 +44,9 @@ class OpenAiEs:
         population: int,
         sigma: float,
         seed: int,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.5,
         antithetic: bool = True,
+        orthogonal: bool = False,
         shaping: Literal["mean", "z_score", "centred_rank"] = "z_score",
         optimizer: Literal["sgd", "adam"] = "adam",
         beta1: float = 0.9,
@@ -60,7 +61,7 @@ class OpenAiEs:
         self._sigma = float(sigma)
         self._seed = seed
         self._learning_rate = learning_rate
-        self._antithetic = antithetic
+        self._antithetic, self._orthogonal = antithetic, orthogonal
         self._shape = SHAPINGS[shaping]
         self._adam = optimizer == "adam"
         self._beta1, self._beta2 = beta1, beta2
@@ -84,18 +85,21 @@ class OpenAiEs:
         """theta_ND; the same candidates until the next tell."""
         return self._mean_D + self._sigma * self._noise()
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> None:
+    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
         """One step of the optimiser along the estimated gradient."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
             gradient_D = estimate_gradient(self._shape(fitness_N), self._noise(), self._sigma)
-            self._mean_D = self._mean_D + self._learning_rate * self._direction(gradient_D)
+            step = self._learning_rate * self._sigma
+            self._mean_D = self._mean_D + step * self._direction(gradient_D)
+        self._sigma *= step_scale
         self._generation += 1
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Mean, Adam's moments and step count (zero under sgd), and the generations told."""
         return {
             "mean": self._mean_D.copy(),
+            "sigma": np.array(self._sigma),
             "moment1": self._moment1_D.copy(),
             "moment2": self._moment2_D.copy(),
             "steps": np.array(self._steps),
@@ -105,7 +109,7 @@ class OpenAiEs:
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue where `state` was taken."""
         state = check_state(state, self.state_dict())
-        self._mean_D = state["mean"]
+        self._mean_D, self._sigma = state["mean"], float(state["sigma"])
         self._moment1_D, self._moment2_D = state["moment1"], state["moment2"]
         self._steps, self._generation = int(state["steps"]), int(state["generation"])
 
@@ -125,9 +129,16 @@ class OpenAiEs:
         """eps_ND of this generation; the second half mirrors the first if antithetic."""
         generator = stream(self._seed, "strategy", self._generation)
         if not self._antithetic:
-            return generator.standard_normal((self.population, len(self._mean_D)))
-        eps_ND = generator.standard_normal((self.population // 2, len(self._mean_D)))
+            return self._directions(generator, self.population)
+        eps_ND = self._directions(generator, self.population // 2)
         return np.concatenate([eps_ND, -eps_ND])
+
+    def _directions(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """`count` standard normal vectors, or orthogonal ones of length sqrt(D) in random directions."""
+        eps_ND = generator.standard_normal((count, len(self._mean_D)))
+        if not self._orthogonal:
+            return eps_ND
+        return np.linalg.qr(eps_ND.T)[0].T * np.sqrt(len(self._mean_D))
 
 
 def estimate_gradient(weight_N: np.ndarray, eps_ND: np.ndarray, sigma: float) -> np.ndarray:

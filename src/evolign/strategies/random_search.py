@@ -48,19 +48,21 @@ class RandomSearch:
         shape = (self.population, len(self._incumbent_D))
         return self._sigma * generator.standard_normal(shape)
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> None:
+    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
         """Keep the best candidate if it is better than the incumbent."""
         asked_ND = self.ask()
         fitness_N = check_told(asked_ND, theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0 and fitness_N.max() > self._best_fitness:
             self._incumbent_D = asked_ND[fitness_N.argmax()].copy()
             self._best_fitness = float(fitness_N.max())
+        self._sigma *= step_scale
         self._generation += 1
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The incumbent, its fitness and the number of generations told."""
         return {
             "mean": self._incumbent_D.copy(),
+            "sigma": np.array(self._sigma),
             "best_fitness": np.array(self._best_fitness),
             "generation": np.array(self._generation),
         }
@@ -69,5 +71,6 @@ class RandomSearch:
         """Continue where `state` was taken."""
         state = check_state(state, self.state_dict())
         self._incumbent_D = state["mean"]
+        self._sigma = float(state["sigma"])
         self._best_fitness = float(state["best_fitness"])
         self._generation = int(state["generation"])

@@ -62,7 +62,7 @@ class Snes:
         """theta_ND; the same candidates until the next tell."""
         return self._mu_D + self._sigma_D * self._noise()
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> None:
+    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
         """Move mean and step sizes towards the better candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
@@ -72,6 +72,7 @@ class Snes:
             gradient_sigma_D = u_N @ (s_ND**2 - 1)  # line 10
             self._mu_D = self._mu_D + self._eta_mu * self._sigma_D * gradient_mu_D  # line 11
             self._sigma_D = self._sigma_D * np.exp(self._eta_sigma / 2 * gradient_sigma_D)  # line 12
+        self._sigma_D = self._sigma_D * step_scale
         self._generation += 1
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -1,12 +1,59 @@
-"""A configuration before it is typed: overrides are put in, and what pydantic rejects becomes a sentence."""
+"""From a YAML recipe to a typed configuration and back: overrides go in, broken rules come out as sentences.
 
+    config = load("recipes/quickstart.yaml", ["seed=3", "strategy.population=48"])
+
+Precedence: defaults < file < overrides. An unknown key is an error that names the nearest known one.
+"""
+
+import json
+from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from evolign.config import Config
 from evolign.errors import ConfigError
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in the YAML or JSON file `path`, with `a.b.c=value` overrides on top.
+
+    Raises ConfigError where the file cannot be read or a value breaks a rule.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the recipe {str(path)!r}: {error}") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{str(path)!r} must hold a mapping such as `seed: 0`, not {tree!r:.80}")
+    return parse(tree, overrides, source=str(path))
+
+
+def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
+    """The configuration in a mapping. Raises ConfigError with one line per broken rule."""
+    tree = json.loads(json.dumps(tree, default=str))  # a copy; YAML knows dates, Python paths
+    for override in overrides:
+        apply_override(tree, override)
+    for section in ("task", "fitness", "strategy"):
+        if isinstance(tree.get(section), dict):
+            tree[section].setdefault("name", Config.model_fields[section].default.name)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {sentence(item, tree, Config)}" for item in error.errors()]
+        raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
+
+
+def dump(config: Config) -> str:
+    """`config` as JSON text that `load` reads back to an equal Config."""
+    return config.model_dump_json(indent=2) + "\n"
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

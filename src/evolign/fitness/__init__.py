@@ -1,0 +1,23 @@
+"""Fitness: what a candidate is worth, from the completions of a generation.
+
+The keys below are the values of `fitness.name` and the names of the modules.
+"""
+
+from collections.abc import Callable
+
+from evolign.config import Config
+from evolign.engines import Engine
+from evolign.fitness.base import Fitness, Judgement
+from evolign.fitness.likelihood import LikelihoodFitness
+from evolign.fitness.reward import RewardFitness
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer
+
+__all__ = ["FITNESS", "Fitness", "Judgement", "LikelihoodFitness", "RewardFitness", "build_fitness"]
+
+FITNESS: dict[str, Callable[..., Fitness]] = {"reward": RewardFitness, "likelihood": LikelihoodFitness}
+
+
+def build_fitness(config: Config, task: Task, engine: Engine, scorer: Scorer) -> Fitness:
+    """The fitness that `config.fitness` names, over the training prompts of `task`."""
+    return FITNESS[config.fitness.name](config, task, engine, scorer)

@@ -1,0 +1,184 @@
+"""Likelihood fitness: candidates read completions instead of writing them.
+
+A completion that was sampled once, from the mean policy, tells something about every candidate: by how much
+the candidate would make it more or less likely. With ESO's signal, reward minus mean (Huang et al., COLING
+2025, equation 12), and PPO's ratio (Schulman et al. 2017, equation 7):
+
+    A_ps    = R_ps - mean_s R_ps                                    for the S samples of prompt p
+    rho_ps  = pi_theta(a_ps | x_p) / pi_mean(a_ps | x_p)            one teacher-forced pass per candidate
+    F(theta) = mean_ps min(rho A, clip(rho, 1 - eps, 1 + eps) A)
+
+For small theta - mean the gradient of F is the policy gradient restricted to the search space, so a strategy
+that follows F follows it by forward passes alone. F is smooth in theta, unlike a mean of 0/1 rewards, and N
+candidates cost S * P completions, not N * P. Prompts whose samples all have the same reward say nothing and
+are left out.
+
+The step size is held by a trust region: the candidates' mean divergence from the policy that sampled,
+KL(mean || theta) in nats per completion, costs nothing more to measure, and the step size is scaled towards
+`fitness.divergence` after every generation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolign.calibration import Calibration, bisect
+from evolign.config import Config, LikelihoodConfig
+from evolign.engines import Engine
+from evolign.fitness.base import Judgement
+from evolign.generation import draw_batch, sampling, score_completions, spread
+from evolign.seeding import stream
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer, Scores
+from evolign.types import Example, Population, Rollouts
+
+LOG_RATIO_BOUND = 20.0
+"""Log ratios are cut here before they are exponentiated: beyond it a candidate is hopeless either way."""
+SCALE_BOUNDS = (0.7, 1.4)
+"""The step size changes by no more than this in a generation."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The informative completions of a generation, J of them, and their advantages."""
+
+    examples: list[Example]
+    token_ids: list[tuple[int, ...]]
+    advantage_J: np.ndarray
+    reward: float
+    """Mean reward of all completions, informative or not."""
+    informative: float
+    """Share of prompts whose samples did not all have the same reward."""
+    rollouts: Rollouts
+    scores: Scores
+
+
+class LikelihoodFitness:
+    """F(theta) = mean advantage-weighted likelihood ratio of completions sampled from the mean policy."""
+
+    def __init__(self, config: Config, task: Task, engine: Engine, scorer: Scorer) -> None:
+        assert isinstance(config.fitness, LikelihoodConfig)
+        self._config, self._options = config, config.fitness
+        self._task, self._engine, self._scorer = task, engine, scorer
+
+    def calibrate(self, dim: int) -> Calibration:
+        """The step size at which candidates diverge from theta = 0 by `fitness.divergence` on average."""
+        examples = self._task.train[: self._config.calibration.prompts]
+        rollouts = self._sample(np.zeros(dim), examples, 0)
+        everything = [example for example in examples for _ in range(rollouts.text_NPS.shape[2])]
+        token_ids = list(rollouts.token_ids_NPS.flat)
+        candidates = self._config.calibration.candidates
+        direction_ND = stream(self._config.seed, "calibration").standard_normal((candidates, dim))
+
+        def divergence_at(sigma: float) -> float:
+            log_ratio_NJ = self._log_ratios(sigma * direction_ND, np.zeros(dim), everything, token_ids).sum(2)
+            return float(divergence(log_ratio_NJ).mean())
+
+        def tell(value: float) -> str:
+            return f"diverges by {value:.2g} nats per completion"
+
+        sigma, found, seconds = bisect(divergence_at, self._options.divergence, tell)
+        return Calibration(sigma, found, tell(found), rollouts.num_completions, rollouts.num_tokens, seconds)
+
+    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, generation: int) -> Judgement:
+        """See `Fitness.judge`."""
+        batch = self._draw(mean_D, generation)
+        fitness_N, divergence_N = np.zeros(len(theta_ND)), np.zeros(len(theta_ND))
+        scale = clipped = 0.0
+        if batch.examples:
+            log_ratio_NJT = self._log_ratios(theta_ND, mean_D, batch.examples, batch.token_ids)
+            fitness_N, clipped = self._surrogate(log_ratio_NJT, batch)
+            divergence_N = divergence(log_ratio_NJT.sum(2))
+            scale = (self._options.divergence / max(divergence_N.mean(), 1e-12)) ** 0.25
+        return Judgement(
+            fitness_N,
+            batch.rollouts.num_completions,
+            batch.rollouts.num_tokens,
+            batch.scores.timeouts,
+            batch.scores.crashes,
+            step_scale=float(np.clip(scale, *SCALE_BOUNDS)) if batch.examples else 1.0,
+            metrics=spread(fitness_N)
+            | {
+                "fitness_of_mean": batch.reward,
+                "informative": batch.informative,
+                "divergence": float(divergence_N.mean()),
+                "clipped": clipped,
+                "truncated": float(batch.rollouts.truncated_NPS.mean()),
+                "seconds_generate": batch.rollouts.seconds,
+                "seconds_score": batch.scores.seconds,
+            },
+        )
+
+    def _draw(self, mean_D: np.ndarray, generation: int) -> Batch:
+        """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
+        examples = draw_batch(self._config, self._task, generation)
+        rollouts = self._sample(mean_D, examples, generation)
+        score_NPS, scores = score_completions(self._scorer, [examples], rollouts)
+        score_PS = score_NPS[0]
+        advantage_PS = score_PS - np.nanmean(score_PS, axis=1, keepdims=True)
+        spread_P = np.nanstd(score_PS, axis=1)
+        if self._options.normalise:
+            advantage_PS = advantage_PS / np.where(spread_P > 0, spread_P, 1.0)[:, None]
+        kept = [
+            (p, s) for p, s in np.ndindex(score_PS.shape) if spread_P[p] > 0 and not np.isnan(score_PS[p, s])
+        ]
+        return Batch(
+            [examples[p] for p, _ in kept],
+            [rollouts.token_ids_NPS[0, p, s] for p, s in kept],
+            np.array([advantage_PS[p, s] for p, s in kept]),
+            float(np.nanmean(score_PS)),
+            float((spread_P > 0).mean()),
+            rollouts,
+            scores,
+        )
+
+    def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
+        return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
+
+    def _log_ratios(
+        self,
+        theta_ND: np.ndarray,
+        mean_D: np.ndarray,
+        examples: Sequence[Example],
+        token_ids: Sequence[tuple[int, ...]],
+    ) -> np.ndarray:
+        """log pi_theta - log pi_mean of every token, (N, J, T); zero beyond a completion's end."""
+        logprob_NJT = self._engine.logprobs(
+            Population(np.vstack([theta_ND, mean_D])),
+            examples,
+            token_ids,
+            self._config.sampling.temperature,
+        )
+        return logprob_NJT[:-1] - logprob_NJT[-1:]
+
+    def _surrogate(self, log_ratio_NJT: np.ndarray, batch: Batch) -> tuple[np.ndarray, float]:
+        """PPO's clipped objective per candidate, (N,), and the share of ratios beyond the clip."""
+        low, high = 1 - self._options.clip, 1 + self._options.clip
+        advantage_J = batch.advantage_J
+        if self._options.ratio == "sequence":
+            ratio = exp_ratio(log_ratio_NJT.sum(2))
+            objective = np.minimum(ratio * advantage_J, np.clip(ratio, low, high) * advantage_J)
+            return objective.mean(axis=1), float(((ratio < low) | (ratio > high)).mean())
+        ratio = exp_ratio(log_ratio_NJT)
+        length_J = np.array([len(ids) for ids in batch.token_ids])
+        inside_JT = np.arange(ratio.shape[2]) < length_J[:, None]
+        weight_JT = inside_JT * advantage_J[:, None]
+        objective = np.minimum(ratio * weight_JT, np.clip(ratio, low, high) * weight_JT)
+        beyond = ((ratio < low) | (ratio > high))[:, inside_JT]
+        return objective.sum(axis=(1, 2)) / length_J.sum(), float(beyond.mean())
+
+
+def exp_ratio(log_ratio: np.ndarray) -> np.ndarray:
+    """Likelihood ratios from log ratios, safe against overflow."""
+    return np.exp(np.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+
+
+def divergence(log_ratio_NJ: np.ndarray) -> np.ndarray:
+    """KL(mean || candidate) per completion, (N,), from samples of the mean: E[rho - 1 - log rho] >= 0.
+
+    The unbiased, non-negative estimator of Schulman ("Approximating KL divergence", 2020), log ratios cut
+    at +-20.
+    """
+    bounded = np.clip(log_ratio_NJ, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    return (np.exp(bounded) - 1 - bounded).mean(axis=1)

@@ -1,0 +1,61 @@
+"""Fitness of ESSA: every candidate generates afresh, and its fitness is its mean reward (Algorithm 1).
+
+One more row is generated, the mean policy's: against it `change_rate` tells how far the candidates are apart.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from evolign.calibration import Calibration, calibrate
+from evolign.config import Config
+from evolign.engines import Engine
+from evolign.fitness.base import Judgement
+from evolign.generation import (
+    change_rate,
+    draw_prompts,
+    mean_score,
+    sampling,
+    score_completions,
+    spread,
+    with_mean_row,
+)
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer
+from evolign.types import Population
+
+
+class RewardFitness:
+    """F(theta) = mean reward of the candidate's own completions of the generation's prompts."""
+
+    def __init__(self, config: Config, task: Task, engine: Engine, scorer: Scorer) -> None:
+        self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
+
+    def calibrate(self, dim: int) -> Calibration:
+        """See `evolign.calibration.calibrate`."""
+        return calibrate(self._engine, dim, self._task.train, sampling(self._config, 0), self._config)
+
+    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, generation: int) -> Judgement:
+        """See `Fitness.judge`."""
+        examples_NP = with_mean_row(draw_prompts(self._config, self._task, generation))
+        rollouts = self._engine.generate(
+            Population(np.vstack([theta_ND, mean_D])), examples_NP, sampling(self._config, generation)
+        )
+        score_NPS, scores = score_completions(self._scorer, examples_NP, rollouts)
+        fitness_N = mean_score(score_NPS[:-1])
+        shared = self._config.evolution.prompt_sharing == "shared"
+        metrics: dict[str, Any] = spread(fitness_N) | {
+            "fitness_of_mean": float(mean_score(score_NPS[-1:])[0]),
+            "change_rate": change_rate(rollouts.text_NPS, shared),
+            "truncated": float(rollouts.truncated_NPS.mean()),
+            "seconds_generate": rollouts.seconds,
+            "seconds_score": scores.seconds,
+        }
+        return Judgement(
+            fitness_N,
+            rollouts.num_completions,
+            rollouts.num_tokens,
+            scores.timeouts,
+            scores.crashes,
+            metrics=metrics,
+        )
