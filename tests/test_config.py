@@ -178,6 +178,9 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
         ("task.num_trian=4", "task.num_trian: unknown key;.*Did you mean 'num_train'"),
         ("strategy.learning_rate=1", "strategy.learning_rate: unknown key; known here: name, population"),
         ("zzz=1", "zzz: unknown key; known here:.*evaluation.$"),
+        # settings that do not go together
+        ("fitness={name: likelihood}", "sampling.samples_per_prompt = 1: .* use 2 or more"),
+        ("fitness.name=likelyhood", "fitness.name = 'likelyhood': .*Did you mean 'likelihood'"),
         # wrong types
         ("adapter.rank=four", "adapter.rank = 'four': input should be a valid integer"),
         ("adapter.rank=2.5", "adapter.rank = 2.5: input should be a valid integer"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evolign.errors import ConfigError, RewardError
-from evolign.tasks.rewards import REWARDS, load_reward
+from evolign.tasks.rewards import REWARDS, gsm8k_answer, load_reward, math_answer
 from evolign.tasks.scoring import Scorer, Scores
 from evolign.types import Example
 
@@ -239,6 +239,16 @@ def test_trls_own_accuracy_reward_runs_in_a_worker() -> None:
     with Scorer("trl.rewards.accuracy_reward", workers=1, timeout_seconds=60) as scorer:
         scores = scorer.score(examples, [r"\boxed{\frac{2}{6}}", r"\boxed{\frac{1}{2}}"])
     assert scores.values.tolist() == [1, 0]
+
+
+def test_answers_may_be_numbers_and_null_is_not_applicable() -> None:
+    for reward in (gsm8k_answer, math_answer):
+        assert reward(["?"] * 3, ["#### 5", "#### 2.5", "#### 1"], answer=[5, 2.5, None]) == [1, 1, None]
+
+
+def test_what_is_no_function_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigError, match="the reward is 5; it must be a function"):
+        score(5)  # type: ignore[arg-type]
 
 
 def test_settings_out_of_range_are_refused() -> None:

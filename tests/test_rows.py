@@ -107,6 +107,12 @@ def test_templates_chat_and_the_columns_for_the_reward() -> None:
     assert set(example.columns) == {"answer", "source"}
 
 
+def test_a_column_of_completions_goes_to_the_reward_too() -> None:
+    task = Rows(train=ROWS, completion="answer", prompt="question", num_validation=3, num_warmup=2)
+    example = task.warmup[0]
+    assert example.completion == example.columns["answer"]
+
+
 def test_chat_messages_in_the_file_are_passed_through() -> None:
     rows = [
         {
@@ -169,6 +175,7 @@ def test_what_is_wrong_with_rows_is_said(
         ("rows.json", '{"question": 1}', "must hold one array of objects"),
         ("rows.json", '{"a": 1}\n{"a": 2}', "is not JSON: Extra data"),
         ("rows.csv", "question,answer\n1,2,3\n", "row 1 has not as many fields as the header"),
+        ("rows.csv", 'question,answer\n"1', "cannot be read: Error: unexpected end of data"),
         ("rows.parquet", "not parquet", "cannot be read: ArrowInvalid"),
         ("rows.jsonl.gz", "not gzip", "cannot be read: BadGzipFile"),
         ("rows.xml", "<a/>", "has the ending '.xml'; known: .jsonl"),

@@ -288,13 +288,13 @@ def test_a_directory_that_is_removed_during_the_run_is_told(run: RunDir) -> None
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_place_where_nothing_may_be_written_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match=r"cannot write to the run directory .*Permission denied"):
+    with pytest.raises(RunError, match=r"cannot create the run directory .*Permission denied"):
         RunDir.create(tmp_path / "run", "{}")
 
 
 def test_a_parent_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot write to the run directory .*Not a directory"):
+    with pytest.raises(RunError, match=r"cannot create the run directory .*Not a directory"):
         RunDir.create(tmp_path / "file" / "run", "{}")
 
 

@@ -38,6 +38,8 @@ def assess(
     from evolign.policy.policy import load_policy
     from evolign.policy.threads import cpu_threads
 
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {str(out)!r} is a folder; name a .jsonl file")
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it first")
     config = _configuration(target, task, overrides)

@@ -31,6 +31,8 @@ def check(config: Config) -> list[Finding]:
     task = _try("data", lambda: _data(config), findings)
     if task is not None:
         _try("reward", lambda: _reward(config, task), findings)
+    else:
+        findings.append(Finding("reward", "SKIPPED", "it is judged on the data, which could not be read"))
     _try("model", lambda: _model(config, task), findings)
     return findings
 

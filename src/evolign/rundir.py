@@ -54,10 +54,15 @@ class RunDir:
         """A new directory that holds `config`, the text of config.json."""
         path = Path(path)
         check_new(path)
-        with writing(path):
+        try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             run = cls(path, _locked(path))
-            run.write_text("config.json", config)
+        except OSError as error:
+            raise RunError(
+                f"cannot create the run directory {str(path)!r}: {error.strerror or error}; nothing has "
+                "been run; give another --out"
+            ) from error
+        run.write_text("config.json", config)
         return run
 
     @classmethod

@@ -165,6 +165,7 @@ def test_check_tells_everything_that_is_wrong_at_once(cli: Cli, recipe: Path, tm
     status, output, _ = cli("check", recipe, "evolution.prompts_per_generation=13", f"model.name={tmp_path}")
     failed = {line.split()[1]: line for line in output.splitlines() if line.startswith("FAILED")}
     assert status == 1 and set(failed) == {"data", "model"}
+    assert "\nSKIPPED  reward" in output
     assert "exceeds the 12 training prompts; use 12 or fewer" in failed["data"]
     assert "the folder needs config.json, *.safetensors and tokenizer files" in failed["model"]
 

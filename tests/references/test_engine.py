@@ -143,3 +143,20 @@ def test_the_origin_of_an_untrained_adapter_generates_what_the_base_model_does(
     expected = [generate_alone(chosen.base.model, chosen.base.encode(row.prompt)) for row in EXAMPLES]
     assert list(origin.token_ids_NPS[0, :, 0]) == expected
     assert len(set(expected)) >= 4
+
+
+def test_logprobs_are_those_of_each_exported_candidate_reading_the_completion_alone(case: Case) -> None:
+    completions = [case.sampled.token_ids_NPS[0, p, 0] for p in range(SAMPLED_PROMPTS)]
+    with TransformersEngine(case.policy) as engine:
+        logprob_NJT = engine.logprobs(case.population, EXAMPLES[:SAMPLED_PROMPTS], completions, 0.7)
+    assert len({len(ids) for ids in completions}) > 1 or all(len(ids) == 12 for ids in completions)
+    for candidate in range(N):
+        model = case.alone(candidate)
+        for j, (example, ids) in enumerate(zip(EXAMPLES, completions, strict=False)):
+            prompt = case.policy.base.encode(example.prompt)
+            with torch.inference_mode():
+                logits_TV = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+            expected_T = (logits_TV / 0.7).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+            # float32 through two layers: absolute errors of log-probabilities stay below 1e-3
+            np.testing.assert_allclose(logprob_NJT[candidate, j, : len(ids)], expected_T, atol=1e-3)
+            assert not logprob_NJT[candidate, j, len(ids) :].any(), "zero beyond the end"

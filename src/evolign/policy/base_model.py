@@ -67,10 +67,10 @@ class BaseModel:
         for example in examples:
             tokens = self.encode(example.prompt)
             if not tokens:
-                raise ConfigError(f"prompt {example.id!r} has no tokens; a prompt needs at least one")
+                raise ConfigError(f"prompt {_shown(example)} has no tokens; a prompt needs at least one")
             if self.context_length is not None and len(tokens) + max_new_tokens > self.context_length:
                 raise ConfigError(
-                    f"prompt {example.id!r} has {len(tokens)} tokens and sampling.max_new_tokens = "
+                    f"prompt {_shown(example)} has {len(tokens)} tokens and sampling.max_new_tokens = "
                     f"{max_new_tokens}, together more than the model's context of {self.context_length}; "
                     "shorten or drop the prompt, or lower sampling.max_new_tokens"
                 )
@@ -80,6 +80,10 @@ class BaseModel:
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """Text of a completion, without special tokens."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def _shown(example: Example) -> str:
+    return f"{example.id!r} ({str(example.prompt)!r:.60})"
 
 
 def load_base_model(config: ModelConfig) -> BaseModel:

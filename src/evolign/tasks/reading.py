@@ -90,7 +90,7 @@ def _read_file(path: Path, shown: str) -> list[Row]:
                 return _csv(file, shown, "," if suffix == ".csv" else "\t")
     except json.JSONDecodeError as error:
         raise ConfigError(f"{shown} is not JSON: {error}; one row per line is .jsonl") from error
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, ValueError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{shown} cannot be read: {type(error).__name__}: {error}") from error

@@ -33,24 +33,28 @@ REWARDS = {
 
 
 def gsm8k_answer(
-    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[str], **columns: Any
-) -> list[float]:
+    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
+) -> list[float | None]:
     r"""1.0 where the completion's final number is the answer, else 0.0.
 
     The final number is that of the last `\boxed{...}`, else of the last `####`, else the last one.
+    An answer may be a number or a text; where it is null the reward does not apply.
     """
     return [
-        float(numbers_equal(gold, final_answer(completion_text(completion))))
+        None if gold is None else float(numbers_equal(str(gold), final_answer(completion_text(completion))))
         for completion, gold in zip(completions, answer, strict=True)
     ]
 
 
 def math_answer(
-    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[str], **columns: Any
-) -> list[float]:
-    """1.0 where the completion's final answer is mathematically equal to the answer, else 0.0."""
+    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
+) -> list[float | None]:
+    """1.0 where the completion's final answer is mathematically equal to the answer, else 0.0.
+
+    An answer may be a number or a text; where it is null the reward does not apply.
+    """
     return [
-        float(math_equal(gold, completion_text(completion)))
+        None if gold is None else float(math_equal(str(gold), completion_text(completion)))
         for completion, gold in zip(completions, answer, strict=True)
     ]
 

@@ -5,7 +5,7 @@ A row is whatever your file holds, for instance a line of JSON:
     {"question": "What is 12 * 12?", "answer": "144", "source": "squares.txt"}
 
 With `prompt="Question: {question}\nAnswer:"` it becomes the prompt "Question: What is 12 * 12?..."
-and the reward is called with the columns that are left:
+and the reward is called with the columns that are left (those of `completion` too):
 `reward(prompts=[...], completions=[...], answer=["144"], source=["squares.txt"])`.
 """
 
@@ -119,8 +119,7 @@ class Rows:
         return completion_text(value) if _is_messages(value) else str(value)
 
     def _columns(self, row: Row) -> Row:
-        used = {self._prompt, self._completion} | RESERVED
-        return {name: value for name, value in row.items() if name not in used}
+        return {name: value for name, value in row.items() if name not in {self._prompt, *RESERVED}}
 
 
 def _rendered(template: str, row: Row, number: int, field: str) -> Any:

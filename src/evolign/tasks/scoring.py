@@ -67,6 +67,8 @@ class Scorer:
         for field, value in (("workers", workers), ("chunk_size", chunk_size)):
             if value < 1:
                 raise ConfigError(f"{field} = {value} must be at least 1")
+        if not isinstance(reward, str) and not callable(reward):
+            raise ConfigError(f"the reward is {reward!r}; it must be a function or the name of one")
         if not 0 < timeout_seconds < math.inf:
             raise ConfigError(f"timeout_seconds = {timeout_seconds} must be positive and finite")
         self.name = reward if isinstance(reward, str) else getattr(reward, "__name__", repr(reward))
