@@ -176,7 +176,7 @@ def test_a_prompt_that_does_not_fit_the_context_is_named_with_its_numbers(
 ) -> None:
     chosen = policy(architecture)
     examples = [EXAMPLES[0], Example(id="the long one", prompt="7" * 120)]
-    with pytest.raises(ConfigError, match=r"'the long one' has 120 tokens .* = 9, .* context of 128"):
+    with pytest.raises(ConfigError, match=r"'the long one' \(.*\) has 120 tokens .* = 9, .* context of 128"):
         generate(chosen, candidates(chosen, 1), [examples], Sampling(9))
     fits = generate(chosen, candidates(chosen, 1), [examples], Sampling(8))
     assert max(map(len, fits.token_ids_NPS.flat)) <= 8
