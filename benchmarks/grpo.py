@@ -1,10 +1,10 @@
 """GRPO by TRL from the same warm start, task and evaluation as a recipe: what gradients need on it.
 
-    python benchmarks/grpo.py recipes/embedded/essa-likelihood.yaml --steps 40 --learning-rate 1e-3 seed=0
+    python benchmarks/grpo.py recipes/embedded/essa-likelihood.yaml --steps 40 --learning-rate 3e-3 seed=0
 
-Every step samples `evolution.prompts_per_generation` prompts x `sampling.samples_per_prompt` completions, as the
-recipe's generation does. Held-out accuracy comes from evolign's engine and the recipe's validation prompts,
-test accuracy from its test prompts at the last step; the last line printed is one JSON object.
+Every step samples `evolution.prompts_per_generation` prompts x `sampling.samples_per_prompt` completions, as
+the recipe's generation does. Held-out accuracy comes from evolign's engine and the recipe's validation
+prompts, test accuracy from its test prompts at the last step; the last line printed is one JSON object.
 """
 
 import argparse
@@ -56,11 +56,15 @@ def accuracy(config: Any, task: Any, model: Any, base: Any, split: str) -> dict[
 
 def _inside(base: Any, model: Any) -> Any:
     """The base model with PEFT's layers in it: evaluation hooks its layers while the adapter is off."""
-    return type("Inside", (), {name: getattr(base, name) for name in dir(base) if name[:2] != "__"} | {"model": model})
+    return type(
+        "Inside", (), {name: getattr(base, name) for name in dir(base) if name[:2] != "__"} | {"model": model}
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", help="settings on top of the recipe, as a.b.c=value")
     parser.add_argument("--steps", type=int, default=40)

@@ -246,7 +246,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x80\x04 not a tensor"),
         "does not fit the base model",
     ),
-    "settings are not JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "does not fit"),
+    "settings are not JSON": (
+        lambda f: (f / "adapter_config.json").write_text("{"),
+        "adapter_config.json is broken",
+    ),
     "settings are a list": (
         lambda f: (f / "adapter_config.json").write_text("[1]"),
         "must hold a JSON object",

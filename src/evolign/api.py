@@ -6,7 +6,7 @@ from typing import Any
 
 from evolign.display import Progress
 from evolign.errors import ConfigError, RunError
-from evolign.methods import Result, resume, run
+from evolign.methods import LIVE_ROWS, Result, resume, run
 from evolign.policy.base_model import BaseModel
 from evolign.recipe import load, parse
 from evolign.tasks.rows import Rows
@@ -38,8 +38,8 @@ def evolve(
         tuned = PeftModel.from_pretrained(model, result.adapter)
 
     `train`, `validation` and `test` are lists of dicts or `datasets.Dataset`s; `task` holds further fields of
-    the task `rows`; `sections` are sections of the configuration. If `out` holds a run of the same settings,
-    it is resumed. Raises EvolignError.
+    the task `rows`; `sections` are sections of the configuration. If `out` holds an unfinished run of the
+    same settings, it is resumed. Raises EvolignError.
     """
     named = isinstance(model, str | Path)
     if not named and tokenizer is None:
@@ -49,7 +49,7 @@ def evolve(
     )
     tree: dict[str, Any] = {
         **sections,
-        "task": {"name": "rows", "train": "(live rows)", "reward": judged_by, **(task or {})},
+        "task": {"name": "rows", "train": LIVE_ROWS, "reward": judged_by, **(task or {})},
         "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
     }
     config = parse(tree, source="evolve()")
@@ -62,6 +62,11 @@ def evolve(
             raise RunError(
                 f"{str(out)!r} holds a run of other settings; give another `out`, or go on with that one by "
                 "evolign.resume"
+            )
+        if (Path(out) / "result.json").is_file():
+            raise RunError(
+                f"{str(out)!r} holds a finished run, and whether it judged by this reward cannot be told; "
+                "load its adapter folder, or give another `out`"
             )
         return resume(out, task=rows, base=base, progress=progress)
     return run(config, out, task=rows, base=base, progress=progress)

@@ -98,9 +98,9 @@ def _configuration(target: str, task: str | None, overrides: Sequence[str]) -> C
     elif (path / "provenance.json").is_file():
         raise RunError(f"{target!r} is a run that is not finished; first `evolign resume {target}`")
     elif (path / "adapter_config.json").is_file():
-        from evolign.policy.adapter import settings_base
+        from evolign.policy.adapter import adapter_settings
 
-        name = settings_base(path)
+        name = adapter_settings(path).get("base_model_name_or_path")
         if name is None:
             raise ConfigError(
                 f"{target!r}: adapter_config.json names no base_model_name_or_path; add it, or judge the "

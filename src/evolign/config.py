@@ -160,7 +160,7 @@ class RewardConfig(Section):
 class SamplingConfig(Section):
     """How completions are drawn during evolution."""
 
-    max_new_tokens: Positive = 256
+    max_new_tokens: Positive = 128
     """Tokens of a completion at most."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 decodes greedily."""

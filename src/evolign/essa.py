@@ -106,7 +106,7 @@ def summarise(
         "stopped": outcome.stopped,
         "strategy": config.strategy.name,
         "dimensions": len(outcome.theta_D),
-        "initial_sigma": state.sigma,
+        "initial_sigma": state.initial_sigma,
         "generations": state.generation,
         "completions": state.completions,
         "validation_completions": state.validation_completions,

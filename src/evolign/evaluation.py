@@ -27,6 +27,8 @@ class Evaluation:
     """One per example and decoding: id, prompt, completion, score."""
     num_completions: int
     num_tokens: int
+    timeouts: int
+    crashes: int
 
 
 def evaluate(
@@ -48,12 +50,13 @@ def evaluate(
     """
     metrics: dict[str, float] = {}
     samples: list[dict[str, Any]] = []
-    completions = tokens = 0
+    completions = tokens = timeouts = crashes = 0
     for name in decoding:
         sampling = Sampling(max_new_tokens, TEMPERATURE[name], noise_seed=key(seed, "evaluation"))
         rollouts = engine.generate(Population(theta_D[None]), [examples], sampling)
         text_P = rollouts.text_NPS[0, :, 0]
-        score_P = scorer.score(examples, list(text_P)).values
+        scores = scorer.score(examples, list(text_P))
+        score_P = scores.values
         if np.isnan(score_P).all():
             raise RewardError(
                 f"the reward returned None (not applicable) for all {len(examples)} prompts of an "
@@ -79,7 +82,9 @@ def evaluate(
         ]
         completions += rollouts.num_completions
         tokens += rollouts.num_tokens
-    return Evaluation(metrics, samples, completions, tokens)
+        timeouts += scores.timeouts
+        crashes += scores.crashes
+    return Evaluation(metrics, samples, completions, tokens, timeouts, crashes)
 
 
 def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
 
 METHODS = {"essa": "evolign.essa:essa"}
+LIVE_ROWS = "(live rows)"
+"""What config.json says of rows that were handed over in Python."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def resume(
         config = load(run_dir.path / "config.json")
         if run_dir.finished:
             return Result(run_dir.path, run_dir.read_json("result.json"))
+        if task is None and config.task.name == "rows" and config.task.train == LIVE_ROWS:
+            raise RunError(
+                f"the run in {str(path)!r} was started from Python with rows in memory; go on with it by the "
+                "same call of evolign.evolve"
+            )
         task, base = _load(config, task, base)
         return _execute(config, run_dir, task, base, progress)
 

@@ -13,6 +13,8 @@ from evolign.tasks.check import check_reward
 from evolign.tasks.scoring import Scorer
 
 GIB = 2**30
+UNKNOWN_PROMPT = 512
+"""Tokens assumed of a prompt where the data could not be read."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     from transformers import AutoModelForCausalLM
 
     from evolign.engines.memory import bytes_per_row, weight_bytes
-    from evolign.policy.adapter import target_modules
-    from evolign.policy.base_model import load_architecture
+    from evolign.policy.adapter import adapter_settings, new_adapter
+    from evolign.policy.base_model import BaseModel, load_architecture
 
     architecture, tokenizer, dtype = load_architecture(config.model)
     try:
@@ -89,18 +91,22 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
         raise ConfigError(
             f"model.name = {config.model.name!r} is no causal language model: {error}"
         ) from error
-    targets = target_modules(model, config.adapter.target_modules)
-    prompts = task.train[:256] if task else []
-    longest = max((len(tokenizer(str(example.prompt))["input_ids"]) for example in prompts), default=512)
+    model.generation_config.eos_token_id = architecture.get_text_config().eos_token_id
+    base = BaseModel(model, tokenizer, config.model.name)
+    prompts = [*task.train, *task.validation, *task.test] if task else []
+    encoded = base.encode_prompts(prompts, config.sampling.max_new_tokens)
+    longest = max(map(len, encoded.values()), default=UNKNOWN_PROMPT)
     row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
-    rows = (
-        (config.strategy.population + 1)
-        * config.evolution.prompts_per_generation
-        * config.sampling.samples_per_prompt
-    )
+    size = f"{model.num_parameters():,} parameters, {weight_bytes(model) / GIB:.2f} GiB as {model.dtype}"
+    if config.adapter.path is None:
+        targets = new_adapter(model, config.adapter, config.seed).peft_config["default"].target_modules
+    else:
+        targets = adapter_settings(config.adapter.path)["target_modules"]
+    rows = config.evolution.prompts_per_generation * config.sampling.samples_per_prompt
+    if config.fitness.name == "reward":
+        rows *= config.strategy.population + 1
     return (
-        f"{config.model.name}: {model.num_parameters():,} parameters, {weight_bytes(model) / GIB:.2f} GiB as "
-        f"{str(dtype).removeprefix('torch.')}; adapter on {', '.join(targets)}; {rows:,} completions a "
+        f"{config.model.name}: {size}; adapter on {', '.join(sorted(targets))}; {rows:,} completions a "
         f"generation, {row / 2**20:.1f} MiB of memory for each that is generated at once",
         None,
     )

@@ -20,6 +20,8 @@ from evolign.strategies.base import Strategy
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 
+FAILED_WARNING = 0.5
+"""Share of a generation's rewards that hang or crash before the user is told, once."""
 FLAT_WARNING = 5
 """Generations in a row without any difference in fitness before the user is told."""
 
@@ -28,7 +30,7 @@ FLAT_WARNING = 5
 class State:
     """What a checkpoint holds beside the strategy's own state: all of it is JSON."""
 
-    sigma: float
+    initial_sigma: float
     """Initial step size, given or calibrated."""
     completions: int = 0
     generated_tokens: int = 0
@@ -38,6 +40,7 @@ class State:
     crashes: int = 0
     generation: int = 0
     """Generations that are done."""
+    warned_of_failures: bool = False
     flat: int = 0
     """Generations in a row in which all candidates had the same fitness."""
     best_generation: int = 0
@@ -68,7 +71,7 @@ class Search:
             self.state = State(**saved[0])
         else:
             self.state = self._start(fitness, dim)
-        self.strategy: Strategy = build_strategy(config.strategy, dim, self.state.sigma, config.seed)
+        self.strategy: Strategy = build_strategy(config.strategy, dim, self.state.initial_sigma, config.seed)
         self.best_theta_D = np.zeros(dim)
         if saved:
             arrays = saved[1]
@@ -87,16 +90,18 @@ class Search:
         return State(found.sigma, found.num_completions, found.num_tokens, seconds=found.seconds)
 
     def stop_reason(self) -> str:
-        """Which limit has been reached; empty while there is none."""
+        """Which limit has been reached; empty while there is none. Costs end no run before its first step."""
         limits, state = self._config.evolution, self.state
         if state.generation >= limits.generations:
             return f"generations = {limits.generations}"
+        if limits.target is not None and state.best[self._metric] >= limits.target:
+            return f"target = {limits.target}"
+        if state.generation == 0:
+            return ""  # whatever calibration has cost
         if limits.max_completions and state.completions >= limits.max_completions:
             return f"max_completions = {limits.max_completions}"
         if limits.max_minutes and state.seconds >= 60 * limits.max_minutes:
             return f"max_minutes = {limits.max_minutes}"
-        if limits.target is not None and state.best[self._metric] >= limits.target:
-            return f"target = {limits.target}"
         return ""
 
     def count(self, judged: Judgement) -> dict[str, Any]:
@@ -106,6 +111,13 @@ class Search:
         state.generated_tokens += judged.num_tokens
         state.timeouts += judged.timeouts
         state.crashes += judged.crashes
+        failed = judged.timeouts + judged.crashes
+        if failed >= FAILED_WARNING * judged.num_completions and not state.warned_of_failures:
+            state.warned_of_failures = True
+            self._progress.say(
+                f"Warning: the reward hung or killed its process on {failed} of {judged.num_completions} "
+                "completions, which score reward.failure_score; try it with `evolign check`."
+            )
         state.flat = state.flat + 1 if np.ptp(judged.fitness_N) == 0 else 0
         if state.flat == FLAT_WARNING:
             self._progress.say(_flat_warning(judged.metrics["fitness_of_mean"]))
@@ -136,6 +148,8 @@ class Search:
             seed=key(config.seed, "validation"),
         )
         state.validation_completions += found.num_completions
+        state.timeouts += found.timeouts
+        state.crashes += found.crashes
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_generation, self.best_theta_D = (
                 found.metrics,

@@ -468,7 +468,9 @@ def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:
     spent = run.rows[0]["completions"]
     assert spent > 0 and spent % (9 * 12) == 0, "8 candidates and the mean on the 12 prompts that there are"
     assert run.outcome.state.completions == spent + 6 * 36
-    assert any(line.startswith(f"sigma = {run.outcome.state.sigma:.3g} (calibrated") for line in run.said)
+    assert any(
+        line.startswith(f"sigma = {run.outcome.state.initial_sigma:.3g} (calibrated") for line in run.said
+    )
 
 
 @pytest.mark.parametrize(

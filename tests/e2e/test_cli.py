@@ -216,7 +216,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
         (("evaluate", "{tmp}/none"), "model.name = '{tmp}/none' is not a folder"),
         (("evaluate", "{reference}", "--out", "{tmp}/no/x.jsonl"), "there is no folder '{tmp}/no'; make it"),
         (("evaluate", "{tmp}/unfinished"), "is a run that is not finished; first `evolign resume"),
-        (("evaluate", "{tmp}/broken"), "adapter_config.json names no base_model_name_or_path"),
+        (("evaluate", "{tmp}/broken"), "adapter_config.json is broken"),
         (
             ("export", "{reference}", "--out", "{tmp}"),
             "'{tmp}' exists already; give another --out or remove it",

@@ -5,6 +5,7 @@ The base model is only borrowed: PEFT layers are put in to learn names and shape
 
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,11 @@ def _endings(wanted: set[str], others: set[str]) -> list[str]:
 def new_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     """`model` with a new adapter inside: A from Kaiming's uniform, B = 0, so that it changes nothing."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers 6 drops
             torch.manual_seed(seed)
             peft_model = get_peft_model(model, lora_config(model, config))
-        _check_rank(collect(peft_model), f"adapter.rank = {config.rank}")
+        _check_rank(peft_model, f"adapter.rank = {config.rank}")
     except ValueError as error:
         _take_out(model)
         if isinstance(error, ConfigError):
@@ -149,14 +151,21 @@ def _take_out(model: nn.Module) -> None:
         del model.peft_config
 
 
-def _check_rank(modules: dict[str, Lora], what: str) -> None:
-    for name, lora in modules.items():
-        rank, largest = len(lora.A), min(lora.A.shape[1], lora.B.shape[0])
+def _check_rank(peft_model: PeftModel, what: str) -> None:
+    for name, layer in _lora_layers(peft_model):
+        rank, largest = layer.r["default"], min(layer.in_features, layer.out_features)
         if rank > largest:
             raise ConfigError(
                 f"{what} is larger than the layer {name!r}, whose smaller side is {largest}; use a rank of "
                 f"{largest} or less"
             )
+
+
+def _lora_layers(peft_model: PeftModel) -> Iterator[tuple[str, Any]]:
+    """The adapted layers by their name in the base model."""
+    for name, layer in peft_model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer) and "default" in layer.lora_A:
+            yield name, layer
 
 
 def read_adapter(model: Any, folder: str | Path) -> Adapter:
@@ -166,31 +175,45 @@ def read_adapter(model: Any, folder: str | Path) -> Adapter:
     adapter that singular values do not describe (DoRA, bias, embeddings, extra trained modules).
     """
     path = Path(folder)
-    if not (path / "adapter_config.json").is_file():
-        raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; give a PEFT folder")
-    if not any((path / name).is_file() for name in WEIGHTS):  # PEFT would look for them on the hub
-        raise ConfigError(
-            f"adapter.path = {str(folder)!r} holds no {WEIGHTS[0]}; give a complete PEFT folder"
-        )
+    settings = adapter_settings(folder)
     try:
-        settings = json.loads((path / "adapter_config.json").read_text())
-        _check_kind(settings, str(folder))
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-            modules = collect(PeftModel.from_pretrained(model, str(path), torch_device="cpu"))
+            peft_model = PeftModel.from_pretrained(model, str(path), torch_device="cpu")
+        modules = collect(peft_model)
         _check_complete(modules, load_peft_weights(str(path), device="cpu"))
-        _check_rank(modules, f"adapter.path = {str(folder)!r}: its rank of {settings['r']}")
+        _check_rank(peft_model, f"adapter.path = {str(folder)!r}: its rank of {settings['r']}")
     except (RuntimeError, ValueError, TypeError, OSError, KeyError, SafetensorError, UserWarning) as error:
         if isinstance(error, ConfigError):
             raise
         cause = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"adapter.path = {str(folder)!r} does not fit the base model "
-            f"(it was made for {settings_base(path)!r}): {cause}"
+            f"(it was made for {settings.get('base_model_name_or_path')!r}): {cause}"
         ) from error
     finally:
         _take_out(model)
     return Adapter(modules, settings)
+
+
+def adapter_settings(folder: str | Path) -> dict[str, Any]:
+    """What adapter_config.json says. Raises ConfigError for an incomplete folder or an unsuitable kind."""
+    path = Path(folder)
+    if not (path / "adapter_config.json").is_file():
+        raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; give a PEFT folder")
+    try:
+        settings = json.loads((path / "adapter_config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"adapter.path = {str(folder)!r}: adapter_config.json is broken: {error}"
+        ) from error
+    if not any((path / name).is_file() for name in WEIGHTS):  # PEFT would look for them on the hub
+        raise ConfigError(
+            f"adapter.path = {str(folder)!r} holds no {WEIGHTS[0]}; give a complete PEFT folder"
+        )
+    _check_kind(settings, str(folder))
+    return settings
 
 
 def _check_complete(modules: dict[str, Lora], tensors: dict[str, Tensor]) -> None:
@@ -204,25 +227,16 @@ def _check_complete(modules: dict[str, Lora], tensors: dict[str, Tensor]) -> Non
         )
 
 
-def settings_base(folder: Path) -> str | None:
-    """The base model that an adapter folder names, if it can be read."""
-    try:
-        return json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    except (ValueError, KeyError):
-        return None
-
-
 def collect(peft_model: PeftModel) -> dict[str, Lora]:
     """The LoRA factors inside a PEFT model, as float32 copies on the CPU."""
-    modules = {}
-    for name, layer in peft_model.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer) and "default" in layer.lora_A:
-            modules[name] = Lora(
-                layer.lora_A["default"].weight.detach().float().cpu().clone(),
-                layer.lora_B["default"].weight.detach().float().cpu().clone(),
-                layer.scaling["default"],
-            )
-    return modules
+    return {
+        name: Lora(
+            layer.lora_A["default"].weight.detach().float().cpu().clone(),
+            layer.lora_B["default"].weight.detach().float().cpu().clone(),
+            layer.scaling["default"],
+        )
+        for name, layer in _lora_layers(peft_model)
+    }
 
 
 def _check_kind(settings: Any, folder: str) -> None:

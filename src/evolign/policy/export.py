@@ -1,6 +1,5 @@
 """The result as others load it: a PEFT adapter folder with a model card, or merged weights."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,6 @@ def merge(base: BaseModel, adapter: Path, out: Path) -> None:
     merged = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
     merged.save_pretrained(str(out))
     base.tokenizer.save_pretrained(str(out))
-
-
-def base_model_name(adapter: Path) -> str:
-    """The base model that an adapter folder names."""
-    return json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:
