@@ -40,14 +40,14 @@ def essa(config: Config, run: RunDir, task: Task, base: BaseModel, progress: Pro
         )
         with build_engine(config.engine, policy) as engine:
             outcome = evolve(config, run, task, engine, scorer, policy.space.dim, progress)
-            summary = test(config, run, task, engine, scorer, outcome, progress)
+            summary = final_test(config, run, task, engine, scorer, outcome, progress)
     with run.replacing(run.adapter) as folder:
         write_adapter(policy.space.decode(outcome.theta_D), folder, summary)
     run.write_json("result.json", summary)
     return summary
 
 
-def test(
+def final_test(
     config: Config,
     run: RunDir,
     task: Task,
@@ -104,6 +104,7 @@ def summarise(
         "exported_generation": state.best_generation,
         "validation": state.best,
         "stopped": outcome.stopped,
+        "fitness": config.fitness.name,
         "strategy": config.strategy.name,
         "dimensions": len(outcome.theta_D),
         "initial_sigma": state.initial_sigma,
@@ -111,8 +112,8 @@ def summarise(
         "completions": state.completions,
         "validation_completions": state.validation_completions,
         "generated_tokens": state.generated_tokens,
-        "reward_timeouts": state.timeouts,
-        "reward_crashes": state.crashes,
+        "reward_timeouts": state.timeouts + sum(evaluation.timeouts for evaluation in found.values()),
+        "reward_crashes": state.crashes + sum(evaluation.crashes for evaluation in found.values()),
         "seconds": state.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     }

@@ -92,10 +92,10 @@ class Arithmetic:
     def __init__(
         self,
         *,
-        num_train: int = 1024,
-        num_validation: int = 128,
-        num_test: int = 256,
-        num_warmup: int = 64,
+        num_train: int = 2000,
+        num_validation: int = 200,
+        num_test: int = 500,
+        num_warmup: int = 48,
         operations: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:

@@ -15,6 +15,7 @@ of the training file, so that the test set is seen once, at the end.
 import re
 from collections.abc import Sequence
 
+from evolign.config import INSTRUCTION
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import check_splits
@@ -22,7 +23,6 @@ from evolign.tasks.reading import Row, check_enough, column, read_rows
 from evolign.types import Example
 
 HUB_NAME = "openai/gsm8k"
-INSTRUCTION = r"Please reason step by step and place your final answer in \boxed{}."
 CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
