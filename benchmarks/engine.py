@@ -200,7 +200,7 @@ def _timed(run: Callable[[], Any]) -> float:
 
 
 def peak_memory(policy: str) -> int:
-    """Peak resident bytes of a process that generates 32 x 16 x 64 tokens of the 33M model, one way or the other."""
+    """Peak resident bytes of a process in which a contender generates 32 x 16 x 64 tokens, 33M model."""
     command = [sys.executable, "-W", "ignore", __file__, "--memory-of", policy]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 

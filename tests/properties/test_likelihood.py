@@ -14,8 +14,9 @@ from evolign.engines.fake import FakeEngine
 from evolign.engines.reading import read
 from evolign.engines.scaled_lora import ScaledLora
 from evolign.engines.transformers import TransformersEngine
+from evolign.errors import RewardError
 from evolign.fitness import LikelihoodFitness
-from evolign.fitness.likelihood import SCALE_BOUNDS, divergence
+from evolign.fitness.likelihood import SCALE_BOUNDS, advantages, divergence
 from evolign.methods import resume, run
 from evolign.policy.policy import Policy
 from evolign.recipe import load, parse
@@ -197,6 +198,23 @@ def test_rewards_that_do_not_apply_are_left_out_of_mean_and_fitness() -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "?", "?"])
     judged = judge(engine, lambda example, text: rewards[text], np.array([[0.1]]))
     assert judged.fitness_N == pytest.approx([0.5 * (np.exp(0.1) - 1) / 2])
+
+
+def test_advantages_are_centred_within_the_prompt_and_equal_rewards_say_nothing() -> None:
+    nan = np.nan
+    score_PS = np.array([[1.0, 0.0, 0.0, nan], [0.1, 0.1, 0.1, 0.1], [nan] * 4, [2.0, nan, 4.0, nan]])
+    advantage_PS, kept_PS = advantages(score_PS, normalise=False)
+    assert kept_PS.sum(axis=1).tolist() == [3, 0, 0, 2]
+    assert advantage_PS == pytest.approx(
+        np.array([[2 / 3, -1 / 3, -1 / 3, 0], [0, 0, 0, 0], [0, 0, 0, 0], [-1, 0, 1, 0]])
+    )
+    normalised_PS, _ = advantages(score_PS, normalise=True)
+    assert normalised_PS[0] == pytest.approx(np.array([2, -1, -1, 0]) / np.sqrt(2))
+
+
+def test_a_reward_that_applies_to_nothing_is_an_error() -> None:
+    with pytest.raises(RewardError, match="returned None"):
+        judge(fake(lambda theta_D, text: 0.0, ["a"]), lambda example, text: np.nan, np.array([[0.1]]))
 
 
 def test_equal_rewards_everywhere_carry_no_information_and_leave_the_step_size() -> None:

@@ -27,7 +27,7 @@ from evolign.calibration import Calibration, bisect
 from evolign.config import Config, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.fitness.base import Judgement
-from evolign.generation import draw_batch, sampling, score_completions, spread
+from evolign.generation import draw_batch, mean_score, sampling, score_completions, spread
 from evolign.seeding import stream
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer, Scores
@@ -115,20 +115,13 @@ class LikelihoodFitness:
         examples = draw_batch(self._config, self._task, generation)
         rollouts = self._sample(mean_D, examples, generation)
         score_NPS, scores = score_completions(self._scorer, [examples], rollouts)
-        score_PS = score_NPS[0]
-        advantage_PS = score_PS - np.nanmean(score_PS, axis=1, keepdims=True)
-        spread_P = np.nanstd(score_PS, axis=1)
-        if self._options.normalise:
-            advantage_PS = advantage_PS / np.where(spread_P > 0, spread_P, 1.0)[:, None]
-        kept = [
-            (p, s) for p, s in np.ndindex(score_PS.shape) if spread_P[p] > 0 and not np.isnan(score_PS[p, s])
-        ]
+        advantage_PS, kept_PS = advantages(score_NPS[0], self._options.normalise)
         return Batch(
-            [examples[p] for p, _ in kept],
-            [rollouts.token_ids_NPS[0, p, s] for p, s in kept],
-            np.array([advantage_PS[p, s] for p, s in kept]),
-            float(np.nanmean(score_PS)),
-            float((spread_P > 0).mean()),
+            [examples[p] for p, _ in np.argwhere(kept_PS)],
+            [rollouts.token_ids_NPS[0, p, s] for p, s in np.argwhere(kept_PS)],
+            advantage_PS[kept_PS],
+            float(mean_score(score_NPS)[0]),
+            float(kept_PS.any(axis=1).mean()),
             rollouts,
             scores,
         )
@@ -167,6 +160,24 @@ class LikelihoodFitness:
         objective = np.minimum(ratio * weight_JT, np.clip(ratio, low, high) * weight_JT)
         beyond = ((ratio < low) | (ratio > high))[:, inside_JT]
         return objective.sum(axis=(1, 2)) / length_J.sum(), float(beyond.mean())
+
+
+def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards minus their prompt's mean, (P, S), and which of them say something.
+
+    Those do to which the reward applies (NaN: it does not), of prompts whose rewards are not all equal.
+    `normalise` divides by the prompt's standard deviation.
+    """
+    applies_PS = ~np.isnan(score_PS)
+    differ_P = np.where(applies_PS, score_PS, -np.inf).max(1) > np.where(applies_PS, score_PS, np.inf).min(1)
+    kept_PS = applies_PS & differ_P[:, None]
+    count_P = np.maximum(kept_PS.sum(axis=1), 1)
+    mean_P = np.where(kept_PS, score_PS, 0.0).sum(axis=1) / count_P
+    advantage_PS = np.where(kept_PS, score_PS - mean_P[:, None], 0.0)
+    if normalise:
+        deviation_P = np.sqrt((advantage_PS**2).sum(axis=1) / count_P)
+        advantage_PS = advantage_PS / np.where(differ_P, deviation_P, 1.0)[:, None]
+    return advantage_PS, kept_PS
 
 
 def exp_ratio(log_ratio: np.ndarray) -> np.ndarray:
