@@ -59,7 +59,7 @@ class Adapter:
     """PEFT's adapter_config.json."""
 
     def write(self, folder: Path) -> None:
-        """Write a folder that PEFT's and vLLM's loaders accept."""
+        """Write a folder that `PeftModel.from_pretrained` loads: plain LoRA, nothing of ours in it."""
         tensors = {}
         for name, lora in self.modules.items():
             tensors[f"base_model.model.{name}.lora_A.weight"] = lora.A.contiguous()
@@ -201,7 +201,9 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
     """What adapter_config.json says. Raises ConfigError for an incomplete folder or an unsuitable kind."""
     path = Path(folder)
     if not (path / "adapter_config.json").is_file():
-        raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; give a PEFT folder")
+        inside = path / "adapter"
+        way_out = f"do you mean {str(inside)!r}?" if inside.is_dir() else "give a PEFT folder"
+        raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; {way_out}")
     try:
         settings = json.loads((path / "adapter_config.json").read_text())
     except (OSError, ValueError) as error:
