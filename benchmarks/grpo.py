@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.evaluation import evaluate
+from evolign.evaluation import evaluate_split
 from evolign.policy.adapter import Adapter, collect
 from evolign.policy.base_model import load_base_model
 from evolign.policy.policy import Policy, load_policy
@@ -24,7 +24,6 @@ from evolign.policy.singular_values import SingularValues
 from evolign.policy.threads import cpu_threads
 from evolign.provenance import peak_memory_bytes
 from evolign.recipe import load
-from evolign.seeding import key
 from evolign.tasks import build_task
 from evolign.tasks.rewards import load_reward
 from evolign.tasks.scoring import Scorer
@@ -42,16 +41,8 @@ def accuracy(config: Any, task: Any, model: Any, base: Any, split: str) -> dict[
             TransformersEngine(hooked) as engine,
             Scorer(task.reward, **config.reward.model_dump()) as scorer,
         ):
-            return evaluate(
-                engine,
-                scorer,
-                np.zeros(hooked.space.dim),
-                getattr(task, split),
-                metric=task.metric,
-                decoding=config.evaluation.decoding,
-                max_new_tokens=config.sampling.max_new_tokens,
-                seed=key(config.seed, split),
-            ).metrics
+            theta_D = np.zeros(hooked.space.dim)
+            return evaluate_split(config, task, split, engine, scorer, theta_D).metrics
 
 
 def _inside(base: Any, model: Any) -> Any:

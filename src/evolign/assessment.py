@@ -10,10 +10,9 @@ import numpy as np
 
 from evolign.config import Config
 from evolign.errors import ConfigError, RunError
-from evolign.evaluation import Evaluation, evaluate
+from evolign.evaluation import Evaluation, evaluate_split
 from evolign.recipe import load, parse
 from evolign.rundir import RunDir
-from evolign.seeding import key
 from evolign.tasks import build_task
 from evolign.tasks.scoring import Scorer
 
@@ -56,16 +55,7 @@ def assess(
             build_engine(config.engine, policy) as engine,
             Scorer(data.reward, **config.reward.model_dump()) as scorer,
         ):
-            found = evaluate(
-                engine,
-                scorer,
-                np.zeros(policy.space.dim),
-                examples,
-                metric=data.metric,
-                decoding=config.evaluation.decoding,
-                max_new_tokens=config.sampling.max_new_tokens,
-                seed=key(config.seed, split),
-            )
+            found = evaluate_split(config, data, split, engine, scorer, np.zeros(policy.space.dim))
     if out is not None:
         out.write_text("".join(json.dumps(sample) + "\n" for sample in found.samples))
     return found

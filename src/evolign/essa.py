@@ -8,7 +8,7 @@ import numpy as np
 from evolign.config import Config
 from evolign.display import Progress
 from evolign.engines import Engine, build_engine
-from evolign.evaluation import Evaluation, evaluate
+from evolign.evaluation import Evaluation, evaluate_split
 from evolign.evolution import Outcome, evolve
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter
@@ -16,7 +16,6 @@ from evolign.policy.policy import load_policy
 from evolign.policy.threads import cpu_threads
 from evolign.provenance import peak_memory_bytes
 from evolign.rundir import RunDir
-from evolign.seeding import key
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 
@@ -62,16 +61,7 @@ def final_test(
     progress.say(f"Stopped at {outcome.stopped}. Testing on {len(examples)} {split} prompts.")
 
     def judge(theta_D: np.ndarray) -> Evaluation:
-        return evaluate(
-            engine,
-            scorer,
-            theta_D,
-            examples,
-            metric=task.metric,
-            decoding=config.evaluation.decoding,
-            max_new_tokens=config.sampling.max_new_tokens,
-            seed=key(config.seed, split),
-        )
+        return evaluate_split(config, task, split, engine, scorer, theta_D)
 
     found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
     kept = config.evaluation.num_samples_kept

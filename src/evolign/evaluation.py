@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from evolign.config import Config
 from evolign.engines import Engine
 from evolign.errors import RewardError
 from evolign.seeding import key, stream
+from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 from evolign.types import Example, Population, Sampling
 
@@ -85,6 +87,22 @@ def evaluate(
         timeouts += scores.timeouts
         crashes += scores.crashes
     return Evaluation(metrics, samples, completions, tokens, timeouts, crashes)
+
+
+def evaluate_split(
+    config: Config, task: Task, split: str, engine: Engine, scorer: Scorer, theta_D: np.ndarray
+) -> Evaluation:
+    """Judge the candidate `theta_D` as `config` says on a split of `task`: train, validation or test."""
+    return evaluate(
+        engine,
+        scorer,
+        theta_D,
+        getattr(task, split),
+        metric=task.metric,
+        decoding=config.evaluation.decoding,
+        max_new_tokens=config.sampling.max_new_tokens,
+        seed=key(config.seed, split),
+    )
 
 
 def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:

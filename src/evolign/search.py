@@ -10,11 +10,10 @@ import numpy as np
 from evolign.config import Config
 from evolign.display import Progress
 from evolign.engines import Engine
-from evolign.evaluation import evaluate
+from evolign.evaluation import evaluate_split
 from evolign.fitness import Fitness, Judgement
 from evolign.provenance import peak_memory_bytes
 from evolign.rundir import RunDir
-from evolign.seeding import key
 from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
 from evolign.tasks.base import Task
@@ -137,16 +136,7 @@ class Search:
         """Judge the mean on the validation prompts and keep it if it is the best so far."""
         started = time.perf_counter()
         config, state, mean_D = self._config, self.state, self.strategy.mean
-        found = evaluate(
-            self._engine,
-            self._scorer,
-            mean_D,
-            self._task.validation,
-            metric=self._task.metric,
-            decoding=config.evaluation.decoding,
-            max_new_tokens=config.sampling.max_new_tokens,
-            seed=key(config.seed, "validation"),
-        )
+        found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean_D)
         state.validation_completions += found.num_completions
         state.timeouts += found.timeouts
         state.crashes += found.crashes
