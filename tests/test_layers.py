@@ -16,7 +16,7 @@ FIRST_ROW = {"types", "errors", "seeding"}
 SIDE_ROOMS = {
     "rundir": FIRST_ROW,
     "plot": {"rundir"},
-    "display": {"config"},
+    "display": set(),
     "provenance": {"types"},
 }
 """Modules beside the rows: what each may import. All but `plot` are open to every row above the engines."""

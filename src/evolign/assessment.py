@@ -1,7 +1,6 @@
 """After a run: judge a run, an adapter or a bare model, and export what a run found."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from evolign.rundir import RunDir
 from evolign.tasks import build_task
 from evolign.tasks.scoring import Scorer
 
+NO_THETA = np.zeros(0)
 SPLITS = ("train", "validation", "test")
 
 
@@ -34,7 +34,7 @@ def assess(
     """
     from evolign.engines import build_engine
     from evolign.policy.base_model import load_base_model
-    from evolign.policy.policy import load_policy
+    from evolign.policy.policy import fixed_policy
     from evolign.policy.threads import cpu_threads
 
     if out is not None and out.is_dir():
@@ -49,13 +49,13 @@ def assess(
     if not examples:
         raise ConfigError(f"the task has no {split} rows; use another --split or set task.{split}")
     base = load_base_model(config.model)
-    with tempfile.TemporaryDirectory() as scratch, cpu_threads(base.model, config.engine.threads):
-        policy = load_policy(config, base, [], Path(scratch) / "adapter")
-        with (
-            build_engine(config.engine, policy) as engine,
-            Scorer(data.reward, **config.reward.model_dump()) as scorer,
-        ):
-            found = evaluate_split(config, data, split, engine, scorer, np.zeros(policy.space.dim))
+    policy = fixed_policy(base, config.adapter.path if config.adapter else None)
+    with (
+        cpu_threads(base.model, config.engine.threads),
+        build_engine(config.engine, policy) as engine,
+        Scorer(data.reward, **config.reward.model_dump()) as scorer,
+    ):
+        found = evaluate_split(config, data, split, engine, scorer, NO_THETA)
     if out is not None:
         out.write_text("".join(json.dumps(sample) + "\n" for sample in found.samples))
     return found
@@ -97,8 +97,8 @@ def _configuration(target: str, task: str | None, overrides: Sequence[str]) -> C
                 f"model with adapter.path={target}"
             )
         tree = {"model": {"name": name}, "adapter": {"path": target}}
-    else:  # a bare model: an untrained adapter of rank 1 changes nothing
-        tree = {"model": {"name": target}, "adapter": {"rank": 1, "warm_start": None}}
+    else:
+        tree = {"model": {"name": target}}
     if task is not None:
         tree["task"] = {"name": task}
     return parse(tree, overrides, source=target)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.engines import Engine
 from evolign.errors import EngineError
 from evolign.generation import change_rate
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def calibrate(
-    engine: Engine, dim: int, examples: Sequence[Example], sampling: Sampling, config: Config
+    engine: Engine, dim: int, examples: Sequence[Example], sampling: Sampling, config: EssaConfig
 ) -> Calibration:
     """Find the sigma at which candidates around theta = 0 change the wanted share of completions.
 

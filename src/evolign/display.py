@@ -1,5 +1,6 @@
 """What a run shows while it works: a live line on a terminal, plain lines elsewhere, all of it in log.txt."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -7,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from evolign.config import EvolutionConfig
+SIGNALS = {"fitness_mean": "fitness", "reward_mean": "reward", "loss": "loss"}
+"""What the line of a generation or step shows: the first of these that its row holds."""
 
 
 class Progress(Protocol):
@@ -17,7 +19,11 @@ class Progress(Protocol):
         """Something that the user should read."""
         ...
 
-    def generation(self, row: Mapping[str, Any]) -> None:
+    def begin(self, total: int, max_minutes: float | None = None) -> None:
+        """How many generations or steps there will be at most, and how many minutes."""
+        ...
+
+    def record(self, row: Mapping[str, Any]) -> None:
         """The row that has just been appended to metrics.jsonl."""
         ...
 
@@ -31,18 +37,20 @@ class Silent:
     def say(self, text: str) -> None:
         self.said.append(text)
 
-    def generation(self, row: Mapping[str, Any]) -> None:
+    def begin(self, total: int, max_minutes: float | None = None) -> None:
+        pass
+
+    def record(self, row: Mapping[str, Any]) -> None:
         pass
 
 
 class Terminal:
-    """A rich progress bar over the generations; lines are printed above it and appended to `log`."""
+    """A rich progress bar over generations or steps; lines are printed above it and appended to `log`."""
 
-    def __init__(self, limits: EvolutionConfig, log: Path) -> None:
+    def __init__(self, log: Path) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._limits = limits
         self._log = log
         self._console = Console(highlight=False)
         self._bar = Progress(
@@ -53,7 +61,8 @@ class Terminal:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=limits.generations, status="", visible=False)
+        self._task = self._bar.add_task("", status="", visible=False)
+        self._total, self._max_minutes = 0, math.inf
         self._first: tuple[int, float] | None = None
         self._held_out = ""
 
@@ -66,33 +75,38 @@ class Terminal:
         except OSError as error:
             print(f"evolign: cannot write {self._log}: {error}", file=sys.stderr)
 
-    def generation(self, row: Mapping[str, Any]) -> None:
+    def begin(self, total: int, max_minutes: float | None = None) -> None:
+        """Set the bar's length."""
+        self._total, self._max_minutes = total, max_minutes or math.inf
+        self._bar.update(self._task, total=total)
+
+    def record(self, row: Mapping[str, Any]) -> None:
         """Move the bar; print a line when the row holds a validation."""
+        unit = "generation" if "generation" in row else "step"
         held_out = {
             name.removeprefix("eval/"): row[name]
             for name in row
             if name.startswith("eval/") and f"{name}_low" in row
         }
+        signal = next((f"{label} {row[name]:.3f}" for name, label in SIGNALS.items() if name in row), "")
         if held_out:
             self._held_out = " ".join(
                 f"{name.split('_')[-1]} {value:.3f}" for name, value in held_out.items()
             )
-            fitness = f"  fitness {row['fitness_mean']:.3f}" if "fitness_mean" in row else ""
             metrics = "  ".join(f"{name} {value:.3f}" for name, value in held_out.items())
-            self.say(f"generation {row['generation']:>4}{fitness}  held-out: {metrics}")
-        if "fitness_mean" in row:
-            self._bar.update(self._task, completed=row["generation"], visible=True, status=self._status(row))
+            self.say(f"{unit} {row[unit]:>4}{'  ' if signal else ''}{signal}  held-out: {metrics}")
+        if signal:
+            status = self._status(row, row[unit], signal)
+            self._bar.update(self._task, completed=row[unit], visible=True, status=status)
 
-    def _status(self, row: Mapping[str, Any]) -> str:
+    def _status(self, row: Mapping[str, Any], done: int, signal: str) -> str:
         now = time.monotonic()
-        self._first = self._first or (row["generation"] - 1, now - row["seconds_generate"])
-        per_generation = (now - self._first[1]) / (row["generation"] - self._first[0])
-        left = (self._limits.generations - row["generation"]) * per_generation
-        if self._limits.max_minutes:
-            left = min(left, max(0.0, 60 * self._limits.max_minutes - row["seconds"]))
-        rate = row["generated_tokens"] / row["seconds"]
+        self._first = self._first or (done - 1, now - row.get("seconds_generate", 0.0))
+        each = (now - self._first[1]) / (done - self._first[0])
+        left = min((self._total - done) * each, max(0.0, 60 * self._max_minutes - row["seconds"]))
+        rate = f" · {row['generated_tokens'] / row['seconds']:,.0f} tok/s" if row["generated_tokens"] else ""
         return (
-            f"fitness {row['fitness_mean']:.3f} · held-out {self._held_out} · {rate:,.0f} tok/s · "
+            f"{signal} · held-out {self._held_out}{rate} · "
             f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.display import Progress
 from evolign.engines import Engine, build_engine
 from evolign.evaluation import Evaluation, evaluate_split
@@ -20,7 +20,7 @@ from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 
 
-def essa(config: Config, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
+def essa(config: EssaConfig, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
     """ESSA: evolution of the singular values of a LoRA adapter after a short supervised warm start.
 
     Runs, or goes on with, the method in `run`; returns what result.json holds.
@@ -47,7 +47,7 @@ def essa(config: Config, run: RunDir, task: Task, base: BaseModel, progress: Pro
 
 
 def final_test(
-    config: Config,
+    config: EssaConfig,
     run: RunDir,
     task: Task,
     engine: Engine,
@@ -72,7 +72,7 @@ def final_test(
 
 
 def summarise(
-    config: Config,
+    config: EssaConfig,
     task: Task,
     split: str,
     num_examples: int,
@@ -116,7 +116,7 @@ def _first(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
     return [sample for samples in by_name for sample in samples[:count]]
 
 
-def _starting_point(config: Config, task: Task) -> str:
+def _starting_point(config: EssaConfig, task: Task) -> str:
     adapter = config.adapter
     if adapter.path is not None:
         return f"Starting from the adapter {adapter.path}."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.fitness import build_fitness
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def evolve(
-    config: Config,
+    config: EssaConfig,
     run: RunDir,
     task: Task,
     engine: Engine,
@@ -48,6 +48,7 @@ def evolve(
     """
     fitness = build_fitness(config, task, engine, scorer)
     search = Search(config, run, task, engine, scorer, fitness, dim, progress)
+    progress.begin(config.evolution.generations, config.evolution.max_minutes)
     state, strategy = search.state, search.strategy
     while not (stopped := search.stop_reason()):
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from evolign.config import Config
+from evolign.config import Config, EssaConfig
 from evolign.display import Progress, Terminal
 from evolign.errors import ConfigError, RunError
 from evolign.generation import check_batch
@@ -88,7 +88,8 @@ def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[
 
     task = task or build_task(config.task)
     check_splits(task)
-    check_batch(config, task)
+    if isinstance(config, EssaConfig):
+        check_batch(config, task)
     base = base or load_base_model(config.model)
     prompts = (*task.train, *task.validation, *task.test)
     base.encode_prompts(prompts, config.sampling.max_new_tokens)
@@ -102,7 +103,7 @@ def _execute(
     method = resolve_name(METHODS[config.method])
     if progress is not None:
         return Result(run_dir.path, method(config, run_dir, task, base, progress))
-    with Terminal(config.evolution, run_dir.path / "log.txt") as terminal:
+    with Terminal(run_dir.path / "log.txt") as terminal:
         return Result(run_dir.path, method(config, run_dir, task, base, terminal))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from evolign.config import Config
+from evolign.config import Config, EssaConfig
 from evolign.errors import ConfigError, EvolignError, UnreachableError
 from evolign.generation import check_batch
 from evolign.tasks import build_task
@@ -56,7 +56,8 @@ def _try(what: str, look: Callable[[], tuple[str, Any]], findings: list[Finding]
 def _data(config: Config) -> tuple[str, Task]:
     task = build_task(config.task)
     check_splits(task)
-    check_batch(config, task)
+    if isinstance(config, EssaConfig):
+        check_batch(config, task)
     splits = ("warmup", "train", "validation", "test")
     counts = ", ".join(f"{len(getattr(task, split))} {split}" for split in splits)
     return f"task {config.task.name}: {counts} rows, disjoint", task
@@ -80,7 +81,6 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     from transformers import AutoModelForCausalLM
 
     from evolign.engines.memory import bytes_per_row, weight_bytes
-    from evolign.policy.adapter import adapter_settings, new_adapter
     from evolign.policy.base_model import BaseModel, load_architecture
 
     architecture, tokenizer, dtype = load_architecture(config.model)
@@ -98,15 +98,31 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     longest = max(map(len, encoded.values()), default=UNKNOWN_PROMPT)
     row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
     size = f"{model.num_parameters():,} parameters, {weight_bytes(model) / GIB:.2f} GiB as {model.dtype}"
+    return (
+        f"{config.model.name}: {size}; {_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB of "
+        "memory for each that is generated at once",
+        None,
+    )
+
+
+def _trained(model: Any, config: Config) -> str:
+    """What is searched or trained."""
+    from evolign.policy.adapter import adapter_settings, new_adapter
+
+    if config.adapter is None:
+        return "all weights are trained; "
     if config.adapter.path is None:
         targets = new_adapter(model, config.adapter, config.seed).peft_config["default"].target_modules
     else:
         targets = adapter_settings(config.adapter.path)["target_modules"]
+    return f"adapter on {', '.join(sorted(targets))}; "
+
+
+def _rows(config: Config) -> str:
+    """How many completions a generation takes."""
+    if not isinstance(config, EssaConfig):
+        return ""
     rows = config.evolution.prompts_per_generation * config.sampling.samples_per_prompt
     if config.fitness.name == "reward":
         rows *= config.strategy.population + 1
-    return (
-        f"{config.model.name}: {size}; adapter on {', '.join(sorted(targets))}; {rows:,} completions a "
-        f"generation, {row / 2**20:.1f} MiB of memory for each that is generated at once",
-        None,
-    )
+    return f"{rows:,} completions a generation, "

@@ -14,8 +14,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from evolign.config import Config
-from evolign.errors import ConfigError
+from evolign.config import CONFIGS, Config
+from evolign.errors import ConfigError, unknown_name
+
+DEFAULT_METHOD = "essa"
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -41,13 +43,17 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
     tree = json.loads(json.dumps(tree, default=str))  # a copy; YAML knows dates, Python paths
     for override in overrides:
         apply_override(tree, override)
+    method = tree.get("method", DEFAULT_METHOD)
+    if method not in CONFIGS:
+        raise unknown_name("method", method, CONFIGS)
+    kind = CONFIGS[method]
     for section in ("task", "fitness", "strategy"):
-        if isinstance(tree.get(section), dict):
-            tree[section].setdefault("name", Config.model_fields[section].default.name)
+        if section in kind.model_fields and isinstance(tree.get(section), dict):
+            tree[section].setdefault("name", kind.model_fields[section].default.name)
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {sentence(item, tree, Config)}" for item in error.errors()]
+        lines = [f"  {sentence(item, tree, kind)}" for item in error.errors()]
         raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.evaluation import evaluate_split
@@ -52,7 +52,7 @@ class Search:
 
     def __init__(
         self,
-        config: Config,
+        config: EssaConfig,
         run: RunDir,
         task: Task,
         engine: Engine,
@@ -160,7 +160,7 @@ class Search:
         self._run.append("metrics.jsonl", [row])
         arrays = self.strategy.state_dict() | {"best_theta_D": self.best_theta_D}
         self._run.save(state.generation, asdict(state), arrays)
-        self._progress.generation(row)
+        self._progress.record(row)
 
     @property
     def _metric(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evolign.calibration import TOLERANCE, calibrate
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
@@ -57,7 +57,7 @@ def quadratic(theta_D: np.ndarray, example: Example) -> str:
     return repr(-float(((theta_D - OPTIMUM) ** 2).sum()))
 
 
-def settings(**sections: Any) -> Config:
+def settings(**sections: Any) -> EssaConfig:
     """A small, fast configuration; each section is merged over it."""
     tree: dict[str, Any] = {
         "strategy": {"name": "cma_es", "population": 8, "sigma": 0.5},
@@ -96,7 +96,7 @@ def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
     numbers = iter(range(100))
 
     def go(
-        config: Config,
+        config: EssaConfig,
         respond: Respond | Any = quadratic,
         task: Prompts | None = None,
         dim: int = len(OPTIMUM),

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolign.calibration import Calibration, bisect
-from evolign.config import Config, LikelihoodConfig
+from evolign.config import EssaConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.fitness.base import Judgement
 from evolign.generation import draw_batch, mean_score, sampling, score_completions, spread
@@ -57,7 +57,7 @@ class Batch:
 class LikelihoodFitness:
     """F(theta) = mean advantage-weighted likelihood ratio of completions sampled from the mean policy."""
 
-    def __init__(self, config: Config, task: Task, engine: Engine, scorer: Scorer) -> None:
+    def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         assert isinstance(config.fitness, LikelihoodConfig)
         self._config, self._options = config, config.fitness
         self._task, self._engine, self._scorer = task, engine, scorer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evolign.calibration import Calibration, calibrate
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.engines import Engine
 from evolign.fitness.base import Judgement
 from evolign.generation import (
@@ -28,7 +28,7 @@ from evolign.types import Population
 class RewardFitness:
     """F(theta) = mean reward of the candidate's own completions of the generation's prompts."""
 
-    def __init__(self, config: Config, task: Task, engine: Engine, scorer: Scorer) -> None:
+    def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
 
     def calibrate(self, dim: int) -> Calibration:

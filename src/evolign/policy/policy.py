@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from evolign.config import Config
+from evolign.config import EssaConfig
 from evolign.policy import SPACES
 from evolign.policy.adapter import Adapter, read_adapter
 from evolign.policy.base_model import BaseModel
+from evolign.policy.fixed import NO_ADAPTER, Fixed
 from evolign.policy.space import SearchSpace
 from evolign.policy.warm_start import warm_start
 from evolign.types import Example
@@ -25,7 +26,13 @@ class Policy:
     space: SearchSpace
 
 
-def load_policy(config: Config, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
+def fixed_policy(base: BaseModel, folder: str | Path | None = None) -> Policy:
+    """`base` with the adapter in `folder`, or without any: nothing to search, for evaluation and sampling."""
+    adapter = NO_ADAPTER if folder is None else read_adapter(base.model, folder)
+    return Policy(base, adapter, Fixed(adapter))
+
+
+def load_policy(config: EssaConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
     """The policy of a run; the adapter that it starts from lies in `folder` afterwards.
 
     An adapter already in `folder` is read, not trained again: so a resumed run starts from the same one.
@@ -39,7 +46,7 @@ def load_policy(config: Config, base: BaseModel, rows: Sequence[Example], folder
     return Policy(base, adapter, space(adapter, **options, seed=config.seed))
 
 
-def _make_adapter(config: Config, base: BaseModel, rows: Sequence[Example], folder: Path) -> None:
+def _make_adapter(config: EssaConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> None:
     """Train or copy the starting adapter under a temporary name, then rename: all or nothing."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

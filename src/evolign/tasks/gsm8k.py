@@ -15,7 +15,7 @@ of the training file, so that the test set is seen once, at the end.
 import re
 from collections.abc import Sequence
 
-from evolign.config import INSTRUCTION
+from evolign.config.tasks import INSTRUCTION
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import check_splits

@@ -1,0 +1,110 @@
+"""The whole configuration as one typed tree. A recipe is a YAML file of these fields.
+
+`CONFIGS` maps a recipe's `method` to its type. Nothing here imports torch, so that a recipe is checked in
+milliseconds. Files are read and written by `recipe.py`.
+"""
+
+from evolign.config.essa import (
+    CalibrationConfig,
+    EssaConfig,
+    EvolutionConfig,
+    FitnessConfig,
+    LikelihoodConfig,
+    RewardFitnessConfig,
+)
+from evolign.config.inference import EvaluationConfig, LengthConfig, SamplingConfig, TransformersConfig
+from evolign.config.policy import (
+    AdapterConfig,
+    ModelConfig,
+    SingularValuesConfig,
+    TrainedAdapterConfig,
+    WarmStartConfig,
+)
+from evolign.config.run import Config
+from evolign.config.section import Section
+from evolign.config.strategies import (
+    CmaEsConfig,
+    OpenAiEsConfig,
+    RandomSearchConfig,
+    SnesConfig,
+    StrategyConfig,
+)
+from evolign.config.tasks import ArithmeticConfig, Gsm8kConfig, RewardConfig, RowsConfig, TaskConfig
+from evolign.config.training import (
+    DpoConfig,
+    DpoObjectiveConfig,
+    EsoConfig,
+    GradientConfig,
+    GrpoConfig,
+    GrpoObjectiveConfig,
+    OnPolicyObjectiveConfig,
+    PpoConfig,
+    PpoObjectiveConfig,
+    RewardModelConfig,
+    RrhfConfig,
+    RrhfObjectiveConfig,
+    SelfCriticalConfig,
+    SftConfig,
+    TrainingConfig,
+    UnlikelihoodConfig,
+)
+
+CONFIGS: dict[str, type[Config]] = {
+    "essa": EssaConfig,
+    "sft": SftConfig,
+    "eso": EsoConfig,
+    "unlikelihood": UnlikelihoodConfig,
+    "self_critical": SelfCriticalConfig,
+    "rrhf": RrhfConfig,
+    "ppo": PpoConfig,
+    "dpo": DpoConfig,
+    "grpo": GrpoConfig,
+    "reward_model": RewardModelConfig,
+}
+
+__all__ = [
+    "CONFIGS",
+    "AdapterConfig",
+    "ArithmeticConfig",
+    "CalibrationConfig",
+    "CmaEsConfig",
+    "Config",
+    "DpoConfig",
+    "DpoObjectiveConfig",
+    "EsoConfig",
+    "EssaConfig",
+    "EvaluationConfig",
+    "EvolutionConfig",
+    "FitnessConfig",
+    "GradientConfig",
+    "GrpoConfig",
+    "GrpoObjectiveConfig",
+    "Gsm8kConfig",
+    "LengthConfig",
+    "LikelihoodConfig",
+    "ModelConfig",
+    "OnPolicyObjectiveConfig",
+    "OpenAiEsConfig",
+    "PpoConfig",
+    "PpoObjectiveConfig",
+    "RandomSearchConfig",
+    "RewardConfig",
+    "RewardFitnessConfig",
+    "RewardModelConfig",
+    "RowsConfig",
+    "RrhfConfig",
+    "RrhfObjectiveConfig",
+    "SamplingConfig",
+    "Section",
+    "SelfCriticalConfig",
+    "SftConfig",
+    "SingularValuesConfig",
+    "SnesConfig",
+    "StrategyConfig",
+    "TaskConfig",
+    "TrainedAdapterConfig",
+    "TrainingConfig",
+    "TransformersConfig",
+    "UnlikelihoodConfig",
+    "WarmStartConfig",
+]

@@ -1,0 +1,114 @@
+"""The configuration of ESSA: fitness, calibration, the loop, and how they fit together."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evolign.config.inference import SamplingConfig
+from evolign.config.policy import AdapterConfig, SingularValuesConfig
+from evolign.config.run import Config
+from evolign.config.section import Positive, Section
+from evolign.config.strategies import CmaEsConfig, StrategyConfig
+
+
+class RewardFitnessConfig(Section):
+    """ESSA's fitness: the mean reward of the candidate's own completions."""
+
+    name: Literal["reward"] = "reward"
+
+
+class LikelihoodConfig(Section):
+    """Fitness from one set of completions that all candidates read: advantage times likelihood ratio."""
+
+    name: Literal["likelihood"] = "likelihood"
+    divergence: Annotated[float, Field(gt=0)] = 0.02
+    """Trust region: mean divergence of the candidates from the sampling policy, in nats per completion;
+    the step size follows it."""
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    """Likelihood ratios count as if they lay in 1 - clip to 1 + clip (PPO)."""
+    ratio: Literal["sequence", "token"] = "sequence"
+    """What has a ratio: the whole completion, or each of its tokens."""
+    normalise: bool = False
+    """Divide a prompt's advantages by their standard deviation (GRPO)."""
+
+
+class CalibrationConfig(Section):
+    """How `strategy.sigma: auto` is found, once, before the first generation."""
+
+    change_rate: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of completions that shall differ from the mean policy's under the same noise."""
+    prompts: Positive = 32
+    """Training prompts to measure it on."""
+    candidates: Positive = 8
+    """Random candidates to measure it on."""
+
+
+class EvolutionConfig(Section):
+    """The loop. It stops at whichever limit is reached first."""
+
+    generations: Positive = 100
+    """Generations at most."""
+    prompts_per_generation: Positive = 64
+    """Training prompts P per generation (paper: 100 to 500)."""
+    prompt_sharing: Literal["shared", "per_candidate"] = "shared"
+    """shared: all candidates see the same prompts; per_candidate: each draws its own, as the
+    paper's Algorithm 1 reads literally."""
+    max_completions: Positive | None = None
+    """Stop after so many completions of the search."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after so many minutes of the search."""
+    target: float | None = None
+    """Stop when the validation metric reaches this."""
+
+
+FitnessConfig = Annotated[RewardFitnessConfig | LikelihoodConfig, Field(discriminator="name")]
+
+
+class EssaConfig(Config):
+    """Evolution of the singular values of a LoRA adapter."""
+
+    method: Literal["essa"] = "essa"
+    """How to align: see `evolign list`."""
+    adapter: AdapterConfig = AdapterConfig()
+    space: SingularValuesConfig = SingularValuesConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    fitness: FitnessConfig = RewardFitnessConfig()
+    strategy: StrategyConfig = CmaEsConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    evolution: EvolutionConfig = EvolutionConfig()
+
+    @model_validator(mode="after")
+    def _something_can_move(self) -> "EssaConfig":
+        alpha, rank = self.space.alpha, self.adapter.rank
+        if self.adapter.path is None and int(alpha * rank + 1e-9) == 0:
+            raise ValueError(
+                f"space.alpha = {alpha} leaves none of adapter.rank = {rank} singular values to move, since "
+                f"floor(alpha * rank) = 0; use at least {1 / rank:.3g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _likelihood_has_something_to_compare(self) -> "EssaConfig":
+        if self.fitness.name != "likelihood":
+            return self
+        if self.strategy.name == "random_search":
+            raise ValueError(
+                "strategy.name = 'random_search' compares fitness across generations, but fitness.name = "
+                "likelihood is relative to each generation's mean; use openai_es, snes or cma_es"
+            )
+        if self.sampling.samples_per_prompt < 2:
+            raise ValueError(
+                f"sampling.samples_per_prompt = {self.sampling.samples_per_prompt}: fitness.name = "
+                "likelihood weighs a prompt's samples against each other; use 2 or more, for example 8"
+            )
+        if self.sampling.temperature == 0:
+            raise ValueError(
+                "sampling.temperature = 0: fitness.name = likelihood needs completions that were sampled; "
+                "use a temperature above 0, for example 1"
+            )
+        if self.evolution.prompt_sharing != "shared":
+            raise ValueError(
+                "evolution.prompt_sharing = 'per_candidate': under fitness.name = likelihood all candidates "
+                "read the same completions; leave it at shared"
+            )
+        return self

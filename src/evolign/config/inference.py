@@ -1,0 +1,60 @@
+"""Inference: sampling, engine, evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evolign.config.section import Auto, Positive, Section
+
+
+class LengthConfig(Section):
+    """How long completions may get."""
+
+    max_new_tokens: Positive = 128
+    """Tokens of a completion at most."""
+
+
+class SamplingConfig(LengthConfig):
+    """How completions are drawn while the policy learns."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """0 decodes greedily."""
+    samples_per_prompt: Positive = 1
+    """Completions per prompt and candidate; their mean is the fitness, or the baseline of their group."""
+
+
+class TransformersConfig(Section):
+    """Inference by transformers in this process."""
+
+    name: Literal["transformers"] = "transformers"
+    micro_batch_size: Positive | Auto = "auto"
+    """Rows generated at once; auto: as many as `memory_gb` holds."""
+    memory_gb: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Memory for key/value cache and logits; auto: half of what the device has in all, after the
+    model (at most 4 GB on a CPU)."""
+    threads: Positive | Auto = "auto"
+    """CPU threads; auto: 1 for models under 50M parameters (more make them slower), else all
+    cores."""
+
+
+class EvaluationConfig(Section):
+    """How the mean policy is judged: on validation prompts during the run, on test prompts after."""
+
+    every: Positive = 10
+    """Generations, or optimiser steps, between validations."""
+    decoding: Annotated[list[Literal["greedy", "sampled"]], Field(min_length=1)] = ["greedy", "sampled"]
+    """Ways to decode; sampled is at temperature 1."""
+    select_by: Literal["greedy", "sampled"] = "greedy"
+    """Which of them selects the exported policy and is held against the run's `target`; ties are
+    decided by the other."""
+    num_samples_kept: Annotated[int, Field(ge=0)] = 8
+    """Completions written to samples.jsonl per evaluation."""
+
+    @model_validator(mode="after")
+    def _selection_is_measured(self) -> "EvaluationConfig":
+        if self.select_by not in self.decoding:
+            raise ValueError(
+                f"evaluation.select_by = {self.select_by!r} is not measured; add it to "
+                f"evaluation.decoding = {self.decoding} or select by {self.decoding[0]!r}"
+            )
+        return self

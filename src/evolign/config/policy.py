@@ -1,0 +1,70 @@
+"""The policy: base model, adapter, search space."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evolign.config.section import Positive, Section, Share
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    name: str = "embedded:arithmetic"
+    """Hub name, local folder, or `embedded:<name>` for a model that ships with evolign."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; null is the newest."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = "auto"
+    """auto: the first GPU if there is one, else the CPU. Or `cpu`, `cuda:1`, `mps`."""
+    trust_remote_code: bool = False
+    """Run model code that comes with a hub model. Off: such models are refused."""
+
+
+class WarmStartConfig(Section):
+    """Supervised fine-tuning of the adapter on the task's solved rows, before evolution (TRL)."""
+
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the warm-up rows."""
+    max_steps: Positive | None = None
+    """Optimiser steps; overrides `epochs` when set."""
+    batch_size: Positive = 16
+    """Rows per optimiser step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate of AdamW."""
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning-rate schedule."""
+    max_length: Positive = 1024
+    """Tokens of prompt and completion; longer rows are cut."""
+
+
+class AdapterConfig(Section):
+    """The LoRA adapter that is aligned."""
+
+    rank: Positive = 8
+    """Rank R of every adapted matrix."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """LoRA scaling is lora_alpha / rank; null: lora_alpha = 2 * rank."""
+    target_modules: Literal["attention", "all-linear"] | list[str] = "attention"
+    """attention: the query, key, value and output projections (the paper); all-linear: every linear
+    layer but the output head; or a list of module names as in PEFT."""
+    path: str | None = None
+    """An existing PEFT LoRA adapter to start from; rank and modules are then read from it."""
+    warm_start: WarmStartConfig | None = WarmStartConfig()
+    """Supervised fine-tuning before evolution; null: none. Ignored when `path` is given."""
+
+
+class TrainedAdapterConfig(AdapterConfig):
+    """The LoRA adapter that gradients train: a new one has no warm start unless asked for."""
+
+    warm_start: WarmStartConfig | None = None
+    """Supervised fine-tuning before the method itself, as `essa` has it; null: none."""
+
+
+class SingularValuesConfig(Section):
+    """Search space of ESSA: additive offsets on the singular values of both LoRA factors."""
+
+    name: Literal["singular_values"] = "singular_values"
+    alpha: Share = 1.0
+    """Share of singular values per factor, largest first, that may move: floor(alpha * rank)."""

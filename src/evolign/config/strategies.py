@@ -1,0 +1,84 @@
+"""Evolution strategies."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evolign.config.section import Auto, Section
+
+
+class CmaEsConfig(Section):
+    """CMA-ES (Hansen and Ostermeier 2001) by pycma."""
+
+    name: Literal["cma_es"] = "cma_es"
+    population: Annotated[int, Field(ge=3)] = 24
+    """Candidates per generation."""
+    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Initial step size in units of singular values; auto: see `calibration`."""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    """full is the paper's; it learns no more within a run's length and costs O(D^2) memory."""
+    active: bool = True
+    """Negative weights for the worst candidates (Jastrebski and Arnold 2006)."""
+
+
+class SnesConfig(Section):
+    """Separable natural evolution strategy (Schaul, Glasmachers and Schmidhuber 2011)."""
+
+    name: Literal["snes"] = "snes"
+    population: Annotated[int, Field(ge=2)] = 24
+    """Candidates per generation."""
+    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Initial step size in units of singular values; auto: see `calibration`."""
+    learning_rate_mean: Annotated[float, Field(gt=0)] = 1.0
+    """Step along the natural gradient of the mean."""
+    learning_rate_sigma: Annotated[float, Field(gt=0)] | None = None
+    """Step along the natural gradient of the step sizes; null: (3 + ln D) / (5 sqrt(D))."""
+
+
+class OpenAiEsConfig(Section):
+    """NES with isotropic noise: the mean-subtracted estimate of the ESO paper, equations 5 to 7."""
+
+    name: Literal["openai_es"] = "openai_es"
+    population: Annotated[int, Field(ge=2)] = 24
+    """Candidates per generation; even when antithetic."""
+    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Standard deviation of the perturbations; auto: see `calibration`."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.5
+    """Step of the optimiser, in units of sigma."""
+    antithetic: bool = True
+    """Candidates come in pairs +eps, -eps."""
+    orthogonal: bool = False
+    """Perturbations of one generation are orthogonal; needs no more candidates than dimensions."""
+    shaping: Literal["mean", "z_score", "centred_rank"] = "z_score"
+    """What becomes of the fitness before it weighs the perturbations."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """What follows the gradient estimate."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's decay of the first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Adam's decay of the second moment."""
+
+    @model_validator(mode="after")
+    def _pairs_need_an_even_population(self) -> "OpenAiEsConfig":
+        if self.antithetic and self.population % 2:
+            raise ValueError(
+                f"strategy.population = {self.population} must be even because sampling is "
+                f"antithetic; use {self.population - 1} or {self.population + 1}, or set "
+                "strategy.antithetic = false"
+            )
+        return self
+
+
+class RandomSearchConfig(Section):
+    """Random search around the warm start: the baseline that every strategy must beat."""
+
+    name: Literal["random_search"] = "random_search"
+    population: Annotated[int, Field(ge=2)] = 24
+    """Candidates per generation."""
+    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Standard deviation of the candidates; auto: see `calibration`."""
+
+
+StrategyConfig = Annotated[
+    CmaEsConfig | SnesConfig | OpenAiEsConfig | RandomSearchConfig, Field(discriminator="name")
+]

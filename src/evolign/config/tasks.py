@@ -1,0 +1,93 @@
+"""Tasks: where prompts come from, and how their reward is run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evolign.config.section import Positive, Section
+
+INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
+
+
+class ArithmeticConfig(Section):
+    """Generated arithmetic problems: the task of the embedded model."""
+
+    name: Literal["arithmetic"] = "arithmetic"
+    num_train: Positive = 2000
+    """Prompts that evolution draws from."""
+    num_validation: Positive = 200
+    """Prompts that select the exported policy."""
+    num_test: Positive = 500
+    """Prompts that the result is reported on; used for nothing else."""
+    num_warmup: Positive = 48
+    """Solved rows for the warm start."""
+    operations: list[str] | None = None
+    """Kinds of problem; null: all of them."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the problems, apart from the run's seed, so that runs share their data."""
+
+
+class Gsm8kConfig(Section):
+    """GSM8K (Cobbe et al. 2021), graded by the number in the box."""
+
+    name: Literal["gsm8k"] = "gsm8k"
+    train: str = "openai/gsm8k"
+    """Hub name, or a local JSONL file with `question` and `answer`."""
+    test: str = "openai/gsm8k"
+    """Hub name, or a local JSONL file with `question` and `answer`."""
+    num_warmup: Positive = 1495
+    """Rows of the training file kept for the warm start (paper: 1495)."""
+    num_validation: Positive = 256
+    """Rows of the training file kept to select the exported policy."""
+    num_train: Positive | None = None
+    """Rows of the training file that evolution draws from; null: all that are left."""
+    num_test: Positive | None = None
+    """Rows of the test file to report on; null: all 1319."""
+    instruction: str = INSTRUCTION
+    """Appended to every question (the paper's by default)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the split."""
+
+
+class RowsConfig(Section):
+    """Your own rows: JSONL, JSON, CSV, Parquet or a hub data set."""
+
+    name: Literal["rows"] = "rows"
+    train: str
+    """File or hub data set that evolution draws from."""
+    validation: str | None = None
+    """File or hub data set that selects the exported policy; null: taken from `train`."""
+    test: str | None = None
+    """File or hub data set to report on; null: the validation rows are reported on."""
+    prompt: str = "prompt"
+    """A column, or a template over columns such as `"Question: {question}\\nAnswer:"`."""
+    completion: str | None = None
+    """A column or template with the reference completion; the warm start is trained on it."""
+    system: str | None = None
+    """System message; needs `chat: true`."""
+    chat: bool = False
+    """Send the prompt as a user message through the tokenizer's chat template."""
+    num_validation: Positive = 100
+    """Rows taken from `train` where `validation` is null."""
+    num_warmup: Annotated[int, Field(ge=0)] = 0
+    """Rows taken from `train` for the warm start."""
+    reward: str = "math_answer"
+    """Registry key, `package.module:function`, or `file.py:function`; TRL's signature."""
+    metric: Literal["accuracy", "reward"] = "reward"
+    """accuracy: the reward is 0 or 1, and intervals are Wilson's."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the split."""
+
+
+TaskConfig = Annotated[ArithmeticConfig | Gsm8kConfig | RowsConfig, Field(discriminator="name")]
+
+
+class RewardConfig(Section):
+    """How the reward function is run: in worker processes that can be killed."""
+
+    workers: Positive = 1
+    """Worker processes."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Limit of one call; a completion that exceeds it alone scores `failure_score`."""
+    failure_score: float = 0.0
+    """Score of a completion whose reward hung or killed its process."""

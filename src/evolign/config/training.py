@@ -1,0 +1,195 @@
+"""The configurations of the methods that train by gradients."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evolign.config.inference import SamplingConfig
+from evolign.config.policy import SingularValuesConfig, TrainedAdapterConfig
+from evolign.config.run import Config
+from evolign.config.section import Auto, Positive, Section, Share
+
+Above0 = Annotated[float, Field(gt=0)]
+NotBelow0 = Annotated[float, Field(ge=0)]
+
+
+class TrainingConfig(Section):
+    """Gradient descent by the Trainer of transformers: AdamW; defaults are the ESO paper's."""
+
+    epochs: Above0 = 5.0
+    """Passes over the training rows."""
+    max_steps: Positive | None = None
+    """Optimiser steps; overrides `epochs` when set."""
+    max_completions: Positive | None = None
+    """Stop after so many completions sampled for training."""
+    max_minutes: Above0 | None = None
+    """Stop after so many minutes of training."""
+    target: float | None = None
+    """Stop when the validation metric reaches this."""
+    batch_size: Positive = 16
+    """Rows, or prompts, per optimiser step."""
+    micro_batch_size: Positive | None = None
+    """Rows per forward and backward pass; gradients are accumulated over them. null: all at once."""
+    learning_rate: Above0 = 5e-5
+    """Peak learning rate of AdamW."""
+    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    """Learning-rate schedule."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: NotBelow0 = 0.05
+    """Decoupled weight decay."""
+    max_grad_norm: Above0 = 1.0
+    """Gradients are clipped to this norm."""
+    max_length: Positive = 640
+    """Tokens of prompt and completion; longer training rows are cut."""
+    gradient_checkpointing: bool | Auto = "auto"
+    """Compute activations again in the backward pass to save memory; auto: on a GPU."""
+
+
+class GradientConfig(Config):
+    """What all methods that train by gradients have in common."""
+
+    adapter: TrainedAdapterConfig | None = TrainedAdapterConfig()
+    space: SingularValuesConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+
+
+class SftConfig(GradientConfig):
+    """Supervised fine-tuning on reference completions."""
+
+    method: Literal["sft"] = "sft"
+    """How to align: see `evolign list`."""
+
+
+class OnPolicyObjectiveConfig(Section):
+    """Responses sampled while training, one per temperature; their loss joins that of SFT."""
+
+    weight: NotBelow0 = 0.05
+    """lambda in L = L_sft + lambda * L_objective."""
+    temperatures: Annotated[list[Above0], Field(min_length=1)] = [0.5, 1.0, 1.5, 2.0]
+    """One response is sampled per prompt at each of them."""
+    from_epoch: Positive | Literal["last"] = "last"
+    """First epoch in which the objective joins; 1 is from the start, last the final epoch only (paper)."""
+    log_probability: Literal["sum", "mean"] = "sum"
+    """Of a response: the sum over its tokens (paper), or their mean."""
+
+
+class RrhfObjectiveConfig(OnPolicyObjectiveConfig):
+    """As for the others, with RRHF's weight and its log-probability per token."""
+
+    weight: NotBelow0 = 1.0
+    """lambda in L = L_sft + lambda * L_rank."""
+    log_probability: Literal["sum", "mean"] = "mean"
+    """Of a response: the mean over its tokens (paper), or their sum."""
+
+
+class EsoConfig(GradientConfig):
+    """Evolution Strategy Optimization."""
+
+    method: Literal["eso"] = "eso"
+    """How to align: see `evolign list`."""
+    objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
+
+
+class UnlikelihoodConfig(GradientConfig):
+    """Unlikelihood of sampled responses that score below their prompt's mean."""
+
+    method: Literal["unlikelihood"] = "unlikelihood"
+    """How to align: see `evolign list`."""
+    objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
+
+
+class SelfCriticalConfig(GradientConfig):
+    """Self-critical policy gradient: the greedy response is the baseline."""
+
+    method: Literal["self_critical"] = "self_critical"
+    """How to align: see `evolign list`."""
+    objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
+
+
+class RrhfConfig(GradientConfig):
+    """Ranking of responses by their reward."""
+
+    method: Literal["rrhf"] = "rrhf"
+    """How to align: see `evolign list`."""
+    objective: RrhfObjectiveConfig = RrhfObjectiveConfig()
+
+
+class PpoObjectiveConfig(Section):
+    """Proximal policy optimisation (Schulman et al. 2017) with a value head on the policy."""
+
+    epochs: Positive = 4
+    """Passes over each batch of completions."""
+    mini_batches: Positive = 1
+    """Parts into which each pass is cut; one optimiser step each."""
+    clip: Above0 = 0.2
+    """Probability ratios count as if they lay in 1 - clip to 1 + clip."""
+    value_clip: Above0 = 0.2
+    """Values count as if they had moved by this at most."""
+    value_weight: NotBelow0 = 0.1
+    """Weight of the value loss."""
+    kl_weight: NotBelow0 = 0.05
+    """Per-token KL to the policy at the start, taken off the reward."""
+    gamma: Share = 1.0
+    """Discount per token."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """lambda of generalised advantage estimation (Schulman et al. 2016)."""
+    whiten: bool = True
+    """Scale a batch's advantages to mean 0 and standard deviation 1."""
+
+
+class PpoConfig(GradientConfig):
+    """Proximal policy optimisation."""
+
+    method: Literal["ppo"] = "ppo"
+    """How to align: see `evolign list`."""
+    sampling: SamplingConfig = SamplingConfig()
+    objective: PpoObjectiveConfig = PpoObjectiveConfig()
+
+
+class DpoObjectiveConfig(Section):
+    """Direct preference optimisation (Rafailov et al. 2023), by TRL."""
+
+    beta: Above0 = 0.1
+    """Strength of the tie to the policy at the start."""
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    """Which of TRL's losses."""
+
+
+class DpoConfig(GradientConfig):
+    """Direct preference optimisation on pairs of completions."""
+
+    method: Literal["dpo"] = "dpo"
+    """How to align: see `evolign list`."""
+    objective: DpoObjectiveConfig = DpoObjectiveConfig()
+
+
+class GrpoObjectiveConfig(Section):
+    """Group relative policy optimisation (Shao et al. 2024), by TRL, with TRL's defaults."""
+
+    beta: NotBelow0 = 0.0
+    """Weight of the KL to the policy at the start."""
+    epsilon: Above0 = 0.2
+    """Probability ratios are clipped to 1 - epsilon to 1 + epsilon."""
+    iterations: Positive = 1
+    """Optimiser steps per batch of completions."""
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    """Which of TRL's normalisations of the loss."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What the advantages' standard deviation is taken over."""
+
+
+class GrpoConfig(GradientConfig):
+    """Group relative policy optimisation."""
+
+    method: Literal["grpo"] = "grpo"
+    """How to align: see `evolign list`."""
+    sampling: SamplingConfig = SamplingConfig(samples_per_prompt=8)
+    objective: GrpoObjectiveConfig = GrpoObjectiveConfig()
+
+
+class RewardModelConfig(GradientConfig):
+    """A reward model, trained on pairs of completions (Bradley and Terry 1952; TRL)."""
+
+    method: Literal["reward_model"] = "reward_model"
+    """How to align: see `evolign list`."""
