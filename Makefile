@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check docs golden clean
+.PHONY: quickstart test check docs golden study clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/evolign quickstart
@@ -18,6 +18,9 @@ check: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py
+
+study: $(INSTALLED)
+	$(BIN)/python benchmarks/study.py
 
 golden: $(INSTALLED)
 	$(BIN)/python tests/golden/test_trajectory.py

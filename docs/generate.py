@@ -2,38 +2,69 @@
 
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from evolign.config import Config
+from evolign.config import CONFIGS, GradientConfig, Section
+from evolign.recipe import DEFAULT_METHOD
 
 HEAD = """\
 # Configuration
 
-Generated from `src/evolign/config.py` by `make docs`; do not edit.
+Generated from `src/evolign/config/` by `make docs`; do not edit.
 
 A recipe is a YAML file of these fields. What it leaves out has its default. On the command line
-`section.field=value` comes on top: defaults < file < command line. An unknown key is an error that names the
-nearest known one. `config.json` in a run directory is the same tree, resolved, and runs as it is.
+`section.field=value` comes on top: defaults < file < command line. An unknown key, such as a key of another
+method, is an error that names the nearest known one. `config.json` in a run directory is the same tree,
+resolved, and runs as it is.
+
+`method` decides which sections there are. What all methods share comes first, then what only some have. A
+section that adds to one above it lists only what it adds or changes.
 """
+Kind = type[BaseModel]
+Uses = dict[tuple[str, Kind], list[str]]
+"""Sections by their path in a recipe, with the methods that have them, in the order of the tree."""
+UNIONS = ("task", "strategy", "fitness", "space", "engine")
+"""Sections that are chosen by their `name`."""
 
 
-def sections() -> list[tuple[str, type[BaseModel]]]:
-    """Every section with the path that it has in a recipe, in the order of the tree."""
-    found: list[tuple[str, type[BaseModel]]] = []
+def uses() -> Uses:
+    """Every section of every method, and the types that at least two of these at one path build upon."""
+    found: Uses = {}
+    for method, kind in CONFIGS.items():
+        for path, section in sections("", kind):
+            for base in (*reversed(bases(section)), section):
+                found.setdefault((path, base), [])
+                if method not in found[path, base]:
+                    found[path, base].append(method)
+    in_tree = {use for kind in CONFIGS.values() for use in sections("", kind)}
+    return {
+        (path, kind): methods
+        for (path, kind), methods in found.items()
+        if (path, kind) in in_tree or len(heirs(path, kind, found)) > 1
+    }
 
-    def visit(path: str, annotation: object) -> None:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found.append((path, annotation))
-            for name, field in annotation.model_fields.items():
-                visit(f"{path}.{name}".lstrip("."), field.annotation)
-        for member in typing.get_args(annotation):
-            visit(path, member)
 
-    visit("", Config)
-    return found
+def sections(path: str, annotation: object) -> Iterator[tuple[str, Kind]]:
+    """Every section below an annotation, with the path that it has in a recipe."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield path, annotation
+        for name, field in annotation.model_fields.items():
+            yield from sections(f"{path}.{name}".lstrip("."), field.annotation)
+    for member in typing.get_args(annotation):
+        yield from sections(path, member)
+
+
+def bases(kind: Kind) -> list[Kind]:
+    """The types that a section builds upon, the nearest first."""
+    return [base for base in kind.__mro__[1:] if issubclass(base, Section) and base is not Section]
+
+
+def heirs(path: str, kind: Kind, found: Uses) -> list[Kind]:
+    return [other for where, other in found if where == path and issubclass(other, kind) and other != kind]
 
 
 def type_name(annotation: object) -> str:
@@ -56,41 +87,105 @@ def type_name(annotation: object) -> str:
         return f"list of {type_name(members[0])}"
     if annotation is type(None):
         return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
     return {str: "text", int: "integer", float: "number", bool: "true or false"}[annotation]  # type: ignore[index]
 
 
-def table(section: type[BaseModel]) -> list[str]:
-    """The fields of a section that are values; sections in it have headings of their own."""
-    hints = typing.get_type_hints(section, include_extras=True)
-    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    for name, field in section.model_fields.items():
-        if field.description is None:
+def table(kind: Kind, above: Kind | None) -> list[str]:
+    """The documented fields of a section, without those that are as in the type `above`."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    rows = []
+    for name, field in kind.model_fields.items():
+        known = above.model_fields.get(name) if above else None
+        if (
+            field.description is None
+            or (known and told(known) == told(field))
+            or (known and name == "method")
+        ):
             continue
         default = "required" if field.default is PydanticUndefined else show(field.default)
-        kind = "section or null" if isinstance(field.default, BaseModel) else type_name(hints[name])
-        rows.append(f"| `{name}` | {kind} | {default} | {' '.join(field.description.split())} |")
-    return rows
+        type_told = type_name(hints[name])
+        if name == "method":
+            type_told, default = " or ".join(f"`{method}`" for method in CONFIGS), f"`{DEFAULT_METHOD}`"
+        rows.append(f"| `{name}` | {type_told} | {default} | {' '.join(field.description.split())} |")
+    return ["| field | type | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def told(field: typing.Any) -> tuple[str, ...]:
+    return str(field.annotation), str(field.metadata), str(field.default), str(field.description)
 
 
 def show(value: object) -> str:
     if isinstance(value, BaseModel):
-        return "see below"
+        return "see there"
     if value is None:
         return "null"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return "`{}`".format(text.replace("\n", r"\n"))
+
+
+def other_defaults(path: str, kind: Kind, methods: list[str]) -> list[str]:
+    """Defaults by which a method departs from those of the section's type."""
+    lines = []
+    for method in methods:
+        default = CONFIGS[method].model_fields[path].default if path in CONFIGS[method].model_fields else None
+        if type(default) is kind:
+            changed = {name: value for name, value in default if value != getattr(kind(), name)}
+            lines += [
+                f"Under `method: {method}` the default of `{name}` is {show(value)}.\n"
+                for name, value in changed.items()
+            ]
+    return lines
+
+
+def overview() -> list[str]:
+    """One line about every method: its sections beside those that all have."""
+    shared = set.intersection(*(set(kind.model_fields) for kind in CONFIGS.values()))
+    common = [name for name in GradientConfig.model_fields if name in shared - {"method", "seed"}]
+    rows = []
+    for method, kind in CONFIGS.items():
+        own = ", ".join(f"`{name}`" for name in kind.model_fields if name not in shared)
+        rows.append(f"| `{method}` | {' '.join((kind.__doc__ or '').split())} | {own} |")
+    listed = ", ".join(f"`{name}`" for name in common)
+    return [f"| method | what it is | its sections beside {listed} |", "|---|---|---|", *rows, ""]
+
+
+def group_name(methods: tuple[str, ...]) -> str:
+    if len(methods) == len(CONFIGS):
+        return "Every method"
+    if all(issubclass(kind, GradientConfig) == (method in methods) for method, kind in CONFIGS.items()):
+        return "Every method that trains by gradients"
+    names = [f"`{method}`" for method in methods]
+    several = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return f"Method{'s' * (len(names) > 1)} {several}"
+
+
+def heading(path: str, kind: Kind, found: Uses) -> str:
+    """`path`, and which names of a union it is about."""
+    family = [kind, *heirs(path, kind, found)]
+    fields = [member.model_fields["name"] for member in family if "name" in member.model_fields]
+    names = [f"`{member.default}`" for member in fields]
+    about = f" with `name:` {', '.join(names)}" if path in UNIONS and names else ""
+    return f"### `{path}`{about}" if path else "### Top level"
 
 
 def configuration() -> str:
     """The whole page."""
-    lines = [HEAD]
-    for path, section in sections():
-        names = (
-            typing.get_args(section.model_fields["name"].annotation) if "name" in section.model_fields else ()
-        )
-        heading = f"`{path}`" if path else "Top level"
-        if names and path in ("task", "strategy", "space", "engine"):
-            heading += f" with `name: {names[0]}`"
-        lines += [f"## {heading}", "", " ".join((section.__doc__ or "").split()), "", *table(section), ""]
+    found = uses()
+    lines = [HEAD, *overview()]
+    groups = sorted({tuple(methods) for methods in found.values()}, key=lambda methods: -len(methods))
+    for group in sorted(groups, key=lambda methods: (-len(methods), list(CONFIGS).index(methods[0]))):
+        entries = [use for use, methods in found.items() if tuple(methods) == group]
+        body: list[str] = []
+        for path, kind in entries:
+            above = next((base for base in bases(kind) if (path, base) in found), None)
+            rows, more = table(kind, above), other_defaults(path, kind, list(group))
+            if rows or more or (path and not above):
+                what = " ".join((kind.__doc__ or "").split())
+                body += [heading(path, kind, found), "", what, "", *rows, *more]
+        if body:
+            lines += [f"## {group_name(group)}", "", *body]
     return "\n".join(lines)
 
 

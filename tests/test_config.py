@@ -11,19 +11,24 @@ import yaml
 
 from evolign import config as config_module
 from evolign.config import (
+    CONFIGS,
     ArithmeticConfig,
     CmaEsConfig,
     Config,
+    EssaConfig,
+    GradientConfig,
     Gsm8kConfig,
     OpenAiEsConfig,
     RandomSearchConfig,
     RowsConfig,
     SingularValuesConfig,
     SnesConfig,
+    SummariesConfig,
     TransformersConfig,
 )
 from evolign.engines import ENGINES
 from evolign.errors import ConfigError
+from evolign.methods import METHODS
 from evolign.policy import SPACES
 from evolign.recipe import dump, load, parse
 from evolign.strategies import STRATEGIES
@@ -50,7 +55,7 @@ def write(path: Path, tree: Any) -> Path:
 
 def test_an_empty_recipe_is_the_defaults() -> None:
     config = parse({})
-    assert config == Config()
+    assert config == EssaConfig()
     assert (config.method, config.seed, config.task.name, config.strategy.name) == (
         "essa",
         0,
@@ -60,24 +65,37 @@ def test_an_empty_recipe_is_the_defaults() -> None:
     assert config.strategy.sigma == "auto"
 
 
-def test_every_field_is_documented() -> None:
-    def sections(model: type[Any]) -> set[type[Any]]:
-        found = {model}
-        for field in model.model_fields.values():
-            for kind in getattr(field.annotation, "__args__", [field.annotation]):
-                if inspect.isclass(kind) and hasattr(kind, "model_fields"):
-                    found |= sections(kind)
-        return found
+def test_every_method_has_a_configuration_of_its_own_with_the_shared_part_in_it() -> None:
+    assert CONFIGS.keys() == METHODS.keys()
+    assert len(set(CONFIGS.values())) == len(CONFIGS)
+    for method, kind in CONFIGS.items():
+        config = parse({"method": method})
+        assert type(config) is kind and config == kind() and config.method == method
+        assert kind.__doc__ and set(Config.model_fields) <= set(kind.model_fields)
+        assert issubclass(kind, GradientConfig) == (method != "essa")
 
-    found = sections(Config)
-    assert found == {Config, *config_module.Section.__subclasses__()}, "this test must see every section"
+
+def test_every_field_is_documented() -> None:
+    def sections(annotation: Any) -> set[type[Any]]:
+        if inspect.isclass(annotation) and hasattr(annotation, "model_fields"):
+            fields = annotation.model_fields.values()
+            return {annotation}.union(*(sections(field.annotation) for field in fields))
+        return set().union(*(sections(member) for member in getattr(annotation, "__args__", ())))
+
+    def kinds(section: type[Any]) -> set[type[Any]]:
+        return {section}.union(*(kinds(kind) for kind in section.__subclasses__()))
+
+    found = set().union(*(sections(kind) for kind in CONFIGS.values()))
+    bases = {kind for kind in kinds(config_module.Section) if kind.__subclasses__()}
+    assert kinds(config_module.Section) - bases <= found, "this test must see every section"
     silent = [
         f"{section.__name__}.{name}"
         for section in found
         for name, field in section.model_fields.items()
-        if not field.description and name != "name" and section is not Config
+        if not field.description and name != "name" and not sections(field.annotation)
     ]
     assert silent == []
+    assert [section.__name__ for section in found if not section.__doc__] == []
 
 
 def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
@@ -86,7 +104,7 @@ def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: 
     assert (config.seed, config.adapter.lora_alpha) == (3, 5.0)
     assert (config.adapter.rank, config.adapter.target_modules) == (16, ["a", "b"])
     assert config.strategy == SnesConfig()
-    assert config.sampling == Config().sampling
+    assert config.sampling == EssaConfig().sampling
     assert load(path, ["seed=4", "seed=5"]).seed == 5  # the later override wins
 
 
@@ -96,6 +114,14 @@ def test_an_override_opens_or_closes_a_section(tmp_path: Path) -> None:
     opened = load(path, ["adapter.warm_start.epochs=2"]).adapter.warm_start
     assert opened is not None and opened.epochs == 2.0
     assert load(path, ["adapter.warm_start={max_steps: 3}", "adapter.warm_start="]) == load(path)
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_the_defaults_of_every_method_survive_being_dumped(tmp_path: Path, method: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(dump(parse({"method": method})))
+    assert load(path) == parse({"method": method})
+    assert dump(load(path)) == path.read_text()
 
 
 @pytest.mark.parametrize("tree", [{}, EVERY_KIND], ids=["defaults", "every kind of value"])
@@ -121,7 +147,7 @@ def test_a_recipe_may_be_json_and_the_tree_that_is_given_stays_as_it_is(tmp_path
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Config().adapter.rank = 2
+        EssaConfig().adapter.rank = 2  # type: ignore[misc]
 
 
 @pytest.mark.skipif(not RECIPES.is_dir(), reason="there is no folder of recipes yet")
@@ -147,7 +173,7 @@ def test_the_fields_of_a_strategy_are_the_parameters_of_its_class(section: type[
     assert options == parameters(STRATEGIES[section().name]) - {"sigma", "seed"}
 
 
-@pytest.mark.parametrize("section", [ArithmeticConfig, Gsm8kConfig, RowsConfig])
+@pytest.mark.parametrize("section", [ArithmeticConfig, SummariesConfig, Gsm8kConfig, RowsConfig])
 def test_the_fields_of_a_task_are_the_parameters_of_its_class(section: type[Any]) -> None:
     name = section.model_fields["name"].default
     assert set(section.model_fields) - {"name"} == parameters(resolve_name(TASKS[name]))
@@ -164,7 +190,8 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
     for name in STRATEGIES:
         assert parse({"strategy": {"name": name}}).strategy.name == name
     for name in TASKS:
-        assert parse({"task": {"name": name, **({"train": "x"} if name == "rows" else {})}}).task.name == name
+        file = {"test": "x"} if name == "vicuna" else {}
+        assert parse({"task": {"name": name, **file}}).task.name == name
 
 
 @pytest.mark.parametrize(
@@ -177,7 +204,7 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
         ("strategy.populaton=4", "strategy.populaton: unknown key;.*Did you mean 'population'"),
         ("task.num_trian=4", "task.num_trian: unknown key;.*Did you mean 'num_train'"),
         ("strategy.learning_rate=1", "strategy.learning_rate: unknown key; known here: name, population"),
-        ("zzz=1", "zzz: unknown key; known here:.*evaluation.$"),
+        ("zzz=1", "zzz: unknown key; known here:.*evolution.$"),
         # settings that do not go together
         ("fitness={name: likelihood}", "sampling.samples_per_prompt = 1: .* use 2 or more"),
         ("fitness.name=likelyhood", "fitness.name = 'likelyhood': .*Did you mean 'likelihood'"),
@@ -204,12 +231,13 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
         ("task.name=gsm8", "task.name = 'gsm8': must be one of .*Did you mean 'gsm8k'"),
         ("strategy.name=null", "strategy.name = 'None': must be one of"),
         ("evaluation.decoding=[greedy, beam]", "evaluation.decoding.1 = 'beam': input should be 'greedy'"),
-        ("method=essay", "method = 'essay': input should be 'essa'"),
+        ("method=essay", "unknown method 'essay'; known: dpo, eso, essa, .*Did you mean 'essa'"),
+        ("method=null", "unknown method None; known: dpo, eso, essa, "),
         # one field against another
         ("evaluation.decoding=[sampled]", "select_by = 'greedy' is not measured; add it to"),
         ("space.alpha=0.2", "space.alpha = 0.2 leaves none of adapter.rank = 4 .*; use at least 0.25"),
         ("strategy={name: openai_es, population: 7}", "population = 7 must be even .* use 6 or 8, or set"),
-        ("task.name=rows", "task.train: field required"),
+        ("task.name=vicuna", "task.test: field required"),
         # overrides that cannot be read
         ("seed", "cannot read the override 'seed'; write it as a.b.c=value"),
         ("=3", "cannot read the override '=3'; write it as a.b.c=value"),
@@ -222,6 +250,59 @@ def test_a_wrong_value_is_told_field_value_and_rule(tmp_path: Path, override: st
     with pytest.raises(ConfigError, match=words) as caught:
         load(path, [override])
     assert "Traceback" not in str(caught.value) and "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "words"),
+    [
+        ("sft", "strategy.population=4", "strategy: unknown key; known here: method, seed, .*training.$"),
+        ("sft", "objective.weight=1", "objective: unknown key; known here:"),
+        ("sft", "sampling.temperature=1", "sampling.temperature: unknown key; known here: max_new_tokens.$"),
+        ("eso", "evolution.generations=4", "evolution: unknown key; known here:"),
+        ("eso", "objective.beta=1", "objective.beta: unknown key; known here: weight, temperatures, "),
+        ("eso", "sampling.samples_per_prompt=4", "sampling.samples_per_prompt: unknown key"),
+        ("eso", "objective.temperatures=[0]", r"objective.temperatures.0 = 0: .*greater than 0"),
+        ("eso", "objective.temperatures=[]", r"objective.temperatures = \[\]: .*at least 1 item"),
+        ("eso", "objective.from_epoch=first", "objective.from_epoch = 'first': input should be"),
+        ("grpo", "objective.betta=1", "objective.betta: unknown key; .*Did you mean 'beta'"),
+        ("ppo", "objective.gae_lambda=2", "objective.gae_lambda = 2: .*less than or equal to 1"),
+        ("dpo", "objective.loss=sigmoidal", "objective.loss = 'sigmoidal': input should be 'sigmoid'"),
+        ("ppo", "training.bach_size=3", "training.bach_size: unknown key;.*Did you mean 'batch_size'"),
+        ("eso", "training.micro_batch_size=5", "micro_batch_size = 5 must divide the 16 rows .*; use 4$"),
+        ("sft", "training.micro_batch_size=32", "micro_batch_size = 32 must divide the 16 rows .*; use 16$"),
+        (
+            "grpo",
+            "training.micro_batch_size=48",
+            "micro_batch_size = 48 must divide the 128 rows .*; use 32",
+        ),
+        ("ppo", "sampling.temperature=0", "sampling.temperature = 0: method = 'ppo' needs completions that"),
+        ("grpo", "sampling.temperature=0", "sampling.temperature = 0: method = 'grpo' needs completions"),
+        (
+            "sft",
+            "space.alpha=0.1",
+            "space.alpha = 0.1 leaves none of adapter.rank = 8 .*; use at least 0.125",
+        ),
+        (
+            "reward_model",
+            "space.alpha=1",
+            "space, adapter.path and adapter.warm_start are for language models",
+        ),
+        ("reward_model", "adapter.warm_start.epochs=1", "are for language models; method = 'reward_model'"),
+        ("grpo", "sampling.samples_per_prompt=1", "samples_per_prompt = 1: .*use 2 or more, for example 8"),
+        ("essa", "training.batch_size=3", "training: unknown key; known here: method, seed, model"),
+        ("essa", "adapter=null", "adapter = None: input should be a valid"),
+    ],
+)
+def test_what_a_method_does_not_know_or_cannot_do_is_told(method: str, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse({"method": method}, [override])
+
+
+def test_singular_values_are_those_of_an_adapter() -> None:
+    with pytest.raises(
+        ConfigError, match="space trains the singular values of an adapter, but adapter = null"
+    ):
+        parse({"method": "sft", "adapter": None, "space": {}})
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -3,17 +3,19 @@
 import re
 import runpy
 import shlex
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from evolign.config import Config
-from evolign.recipe import parse
+from evolign.config import CONFIGS
+from evolign.recipe import load, parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = {"quickstart", "run", "resume", "evaluate", "export", "check", "list"}
+COMMANDS = {"quickstart", "run", "resume", "evaluate", "export", "judge", "compare", "check", "list"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -25,16 +27,35 @@ def test_the_configuration_page_is_generated_from_the_types():
     assert (ROOT / "docs" / "configuration.md").read_text() == generated, "run `make docs`"
 
 
-def test_every_field_of_the_configuration_is_explained():
-    def visit(section):
-        for name, field in section.model_fields.items():
-            nested = isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields")
-            if nested:
-                visit(field.annotation)
-            elif name not in ("task", "fitness", "strategy", "name"):
-                assert field.description, f"{section.__name__}.{name}"
+@pytest.mark.parametrize("method", CONFIGS)
+def test_the_configuration_page_explains_every_field_of_every_method(method):
+    page = (ROOT / "docs" / "configuration.md").read_text()
 
-    visit(Config)
+    def visit(path, annotation):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            assert not path or f"### `{path}`" in page, path
+            for name, field in annotation.model_fields.items():
+                told = field.description and " ".join(field.description.split())
+                assert not told or f"| {told} |" in page, f"{path}.{name}"
+                visit(f"{path}.{name}".lstrip("."), field.annotation)
+        for member in typing.get_args(annotation):
+            visit(path, member)
+
+    visit("", CONFIGS[method])
+
+
+def test_the_configuration_page_tells_nothing_twice():
+    lines = (ROOT / "docs" / "configuration.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| `") and "default" not in line]
+    headings = [line for line in lines if line.startswith("#")]
+    section = ""
+    seen = set()
+    for line in lines:
+        section = line if line in headings else section
+        if line in rows:
+            assert (section, line) not in seen, line
+            seen.add((section, line))
+    assert len(lines) < 600, "a reader has to find their way on it"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -57,10 +78,14 @@ def test_every_command_line_names_a_command_and_settings_that_exist(page):
             continue
         command, *rest = words[words.index("evolign") + 1 :]
         assert command in COMMANDS or command.startswith("-"), line
-        parse({}, [word for word in rest if "=" in word and not word.startswith("-")])
+        settings = [word for word in rest if "=" in word and not word.startswith("-")]
+        if "--task" in rest:
+            settings.insert(0, f"task.name={rest[rest.index('--task') + 1]}")
+        recipes = [ROOT / word for word in rest if word.startswith("recipes/")]
+        load(*recipes, settings) if recipes else parse({}, settings)
 
 
 def test_every_recipe_is_mentioned_where_a_user_looks():
     text = "\n".join(page.read_text() for page in PAGES)
-    for recipe in (ROOT / "recipes").glob("*.yaml"):
+    for recipe in (ROOT / "recipes").rglob("*.yaml"):
         assert recipe.name in text, recipe.name

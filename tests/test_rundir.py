@@ -322,10 +322,10 @@ def test_a_broken_line_in_the_middle_of_a_file_is_told(run: RunDir) -> None:
 
 def test_the_adapter_is_copied_out_or_it_is_told_why_not(run: RunDir, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot copy '.*adapter' to"):
-        run.copy_adapter(tmp_path / "out")
+        run.copy_weights(tmp_path / "out")
     with run.replacing(run.adapter) as folder:
         (folder / "weights").write_text("w")
-    run.copy_adapter(tmp_path / "out")
+    run.copy_weights(tmp_path / "out")
     assert (tmp_path / "out" / "weights").read_text() == "w"
     with pytest.raises(RunError, match="cannot copy"):
-        run.copy_adapter(tmp_path / "out")
+        run.copy_weights(tmp_path / "out")

@@ -89,7 +89,9 @@ class Terminal:
             if name.startswith("eval/") and f"{name}_low" in row
         }
         signal = next((f"{label} {row[name]:.3f}" for name, label in SIGNALS.items() if name in row), "")
-        if held_out:
+        if held_out:  # the first is the task's own metric; ROUGE and the like are in metrics.jsonl
+            shown = next(iter(held_out)).rpartition("_")[0]
+            held_out = {name: held_out[name] for name in held_out if name.rpartition("_")[0] == shown}
             self._held_out = " ".join(
                 f"{name.split('_')[-1]} {value:.3f}" for name, value in held_out.items()
             )

@@ -5,6 +5,7 @@ EvolignError
 │   └── UnreachableError   a hub name that cannot be fetched from here
 ├── RewardError    the user's reward function broke its contract
 ├── EngineError    the model could not generate
+├── JudgeError     a judge of win rates could not be asked
 └── RunError       a run directory cannot be created, read, written or resumed
 """
 
@@ -30,6 +31,10 @@ class RewardError(EvolignError, RuntimeError):
 
 class EngineError(EvolignError, RuntimeError):
     """The model could not generate what was asked of it."""
+
+
+class JudgeError(EvolignError, RuntimeError):
+    """A judge of win rates could not be asked: unauthorised, down, or failing again and again."""
 
 
 class RunError(EvolignError, RuntimeError):

@@ -1,6 +1,5 @@
 """ESSA from end to end: warm start, evolution of singular values, test, export (arXiv 2507.04453v3)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter
 from evolign.policy.policy import load_policy
 from evolign.policy.threads import cpu_threads
-from evolign.provenance import peak_memory_bytes
+from evolign.result import keep_samples, reported_split, summarise
 from evolign.rundir import RunDir
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
@@ -56,64 +55,38 @@ def final_test(
     progress: Progress,
 ) -> dict[str, Any]:
     """Judge the starting point and the exported policy on prompts that nothing else has used."""
-    split = "test" if task.test else "validation"
-    examples = task.test or task.validation
-    progress.say(f"Stopped at {outcome.stopped}. Testing on {len(examples)} {split} prompts.")
+    split = reported_split(task)
+    progress.say(f"Stopped at {outcome.stopped}. Testing on {len(getattr(task, split))} {split} prompts.")
 
     def judge(theta_D: np.ndarray) -> Evaluation:
         return evaluate_split(config, task, split, engine, scorer, theta_D)
 
     found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
-    kept = config.evaluation.num_samples_kept
-    for stage, evaluation in found.items():
-        stamp = {"generation": outcome.state.generation, "split": split, "stage": stage}
-        run.append("samples.jsonl", [stamp | sample for sample in _first(evaluation, kept)])
-    return summarise(config, task, split, len(examples), outcome, found)
-
-
-def summarise(
-    config: EssaConfig,
-    task: Task,
-    split: str,
-    num_examples: int,
-    outcome: Outcome,
-    found: Mapping[str, Evaluation],
-) -> dict[str, Any]:
-    """What result.json says."""
     state = outcome.state
-    return {
-        "method": config.method,
-        "task": config.task.name,
-        "model": config.model.name,
-        "seed": config.seed,
-        "metric": task.metric,
-        "split": split,
-        "num_examples": num_examples,
-        "baseline": found["baseline"].metrics,
-        "final": found["final"].metrics,
-        "exported_generation": state.best_generation,
-        "validation": state.best,
-        "stopped": outcome.stopped,
-        "fitness": config.fitness.name,
-        "strategy": config.strategy.name,
-        "dimensions": len(outcome.theta_D),
-        "initial_sigma": state.initial_sigma,
-        "generations": state.generation,
-        "completions": state.completions,
-        "validation_completions": state.validation_completions,
-        "generated_tokens": state.generated_tokens,
-        "reward_timeouts": state.timeouts + sum(evaluation.timeouts for evaluation in found.values()),
-        "reward_crashes": state.crashes + sum(evaluation.crashes for evaluation in found.values()),
-        "seconds": state.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-
-
-def _first(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
-    """The first `count` samples of each decoding."""
-    names = sorted({sample["decoding"] for sample in evaluation.samples})
-    by_name = ([s for s in evaluation.samples if s["decoding"] == name] for name in names)
-    return [sample for samples in by_name for sample in samples[:count]]
+    for stage, evaluation in found.items():
+        keep_samples(
+            config, run, evaluation, {"generation": state.generation, "split": split, "stage": stage}
+        )
+    return summarise(
+        config,
+        task,
+        {stage: evaluation.metrics for stage, evaluation in found.items()},
+        task.metric,
+        exported_generation=state.best_generation,
+        validation=state.best,
+        stopped=outcome.stopped,
+        fitness=config.fitness.name,
+        strategy=config.strategy.name,
+        dimensions=len(outcome.theta_D),
+        initial_sigma=state.initial_sigma,
+        generations=state.generation,
+        completions=state.completions,
+        validation_completions=state.validation_completions,
+        generated_tokens=state.generated_tokens,
+        reward_timeouts=state.timeouts + sum(evaluation.timeouts for evaluation in found.values()),
+        reward_crashes=state.crashes + sum(evaluation.crashes for evaluation in found.values()),
+        seconds=state.seconds,
+    )
 
 
 def _starting_point(config: EssaConfig, task: Task) -> str:

@@ -1,4 +1,4 @@
-"""How good one policy is: mean score with a 95 % interval, greedy and sampled at temperature 1."""
+"""How good one policy is: score, ROUGE, pass@k and length with 95 % intervals, greedy and sampled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import Config
+from evolign.config import Config, EvaluationConfig
 from evolign.engines import Engine
-from evolign.errors import RewardError
-from evolign.seeding import key, stream
+from evolign.errors import ConfigError, RewardError
+from evolign.metrics import ROUGE, bootstrap, has_words, interval, pass_at_k, rouge
+from evolign.seeding import key
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
-from evolign.types import Example, Population, Sampling
+from evolign.types import Example, Population, Rollouts, Sampling
 
 TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
-Z = 1.959964
-"""The 97.5 % quantile of the normal distribution."""
-RESAMPLES = 2000
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics named `<metric>_<decoding>` with `_low` and `_high`, and the completions behind them."""
 
-    metrics: dict[str, float]
+    metrics: Metrics
     samples: list[dict[str, Any]]
-    """One per example and decoding: id, prompt, completion, score."""
+    """One per decoding, sample and example: id, decoding, prompt, completion, score; `sample` where there are
+    several; `reference` and its ROUGE where there is one."""
     num_completions: int
     num_tokens: int
     timeouts: int
@@ -40,48 +40,41 @@ def evaluate(
     examples: Sequence[Example],
     *,
     metric: str,
-    decoding: Sequence[str],
+    options: EvaluationConfig,
     max_new_tokens: int,
     seed: int,
+    detailed: bool = False,
 ) -> Evaluation:
     """Judge the candidate `theta_D` on `examples`.
 
     The sampling noise depends on `seed` and the examples alone, so two policies are compared under the same
-    noise. `metric` "accuracy" takes Wilson intervals, any other one a bootstrap over examples. Raises
-    RewardError where the reward applies to none of the examples.
+    noise. All means are over prompts, of the mean over a prompt's samples. `metric` "accuracy" takes Wilson
+    intervals where scores are 0 or 1, everything else a bootstrap over prompts. `detailed` adds the interval
+    of the length, and the share of empty completions where it is 0. Raises RewardError where the reward
+    applies to none of the examples, ConfigError where `options` ask for what the task cannot give.
     """
-    metrics: dict[str, float] = {}
+    check_options(options, metric, examples)
+    metrics: Metrics = {}
     samples: list[dict[str, Any]] = []
     completions = tokens = timeouts = crashes = 0
-    for name in decoding:
-        sampling = Sampling(max_new_tokens, TEMPERATURE[name], noise_seed=key(seed, "evaluation"))
+    for name in options.decoding:
+        count = options.samples if TEMPERATURE[name] > 0 else 1
+        sampling = Sampling(max_new_tokens, TEMPERATURE[name], count, noise_seed=key(seed, "evaluation"))
         rollouts = engine.generate(Population(theta_D[None]), [examples], sampling)
-        text_P = rollouts.text_NPS[0, :, 0]
-        scores = scorer.score(examples, list(text_P))
-        score_P = scores.values
-        if np.isnan(score_P).all():
+        text_PS = rollouts.text_NPS[0]
+        repeated = [example for example in examples for _ in range(count)]
+        scores = scorer.score(repeated, list(text_PS.flat))
+        score_PS = scores.values.reshape(text_PS.shape)
+        if np.isnan(score_PS).all():
             raise RewardError(
                 f"the reward returned None (not applicable) for all {len(examples)} prompts of an "
                 "evaluation; return a number for at least one"
             )
-        low, high = interval(score_P, metric, seed)
-        metrics |= {
-            f"{metric}_{name}": float(np.nanmean(score_P)),
-            f"{metric}_{name}_low": low,
-            f"{metric}_{name}_high": high,
-            f"tokens_{name}": rollouts.num_tokens / rollouts.num_completions,
-            f"truncated_{name}": float(rollouts.truncated_NPS.mean()),
-        }
-        samples += [
-            {
-                "id": example.id,
-                "decoding": name,
-                "prompt": example.prompt,
-                "completion": text,
-                "score": None if np.isnan(score) else float(score),
-            }
-            for example, text, score in zip(examples, text_P, score_P, strict=True)
-        ]
+        rouge_PS = _rouge(options, examples, text_PS)
+        metrics |= _score_metrics(score_PS, metric, name, options, seed)
+        metrics |= _length_metrics(rollouts, name, seed, detailed)
+        metrics |= _rouge_metrics(rouge_PS, name, seed)
+        samples += _samples(examples, name, text_PS, score_PS, rouge_PS)
         completions += rollouts.num_completions
         tokens += rollouts.num_tokens
         timeouts += scores.timeouts
@@ -90,7 +83,13 @@ def evaluate(
 
 
 def evaluate_split(
-    config: Config, task: Task, split: str, engine: Engine, scorer: Scorer, theta_D: np.ndarray
+    config: Config,
+    task: Task,
+    split: str,
+    engine: Engine,
+    scorer: Scorer,
+    theta_D: np.ndarray,
+    detailed: bool = False,
 ) -> Evaluation:
     """Judge the candidate `theta_D` as `config` says on a split of `task`: train, validation or test."""
     return evaluate(
@@ -99,35 +98,126 @@ def evaluate_split(
         theta_D,
         getattr(task, split),
         metric=task.metric,
-        decoding=config.evaluation.decoding,
+        options=config.evaluation,
         max_new_tokens=config.sampling.max_new_tokens,
         seed=key(config.seed, split),
+        detailed=detailed,
     )
 
 
-def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean; NaN scores (reward not applicable) are left out.
-
-    Wilson's is for shares: if a score is neither 0 nor 1 (a failure score, say), it is a bootstrap after all.
-    """
-    score_P = score_P[~np.isnan(score_P)]
-    if metric == "accuracy" and np.isin(score_P, (0.0, 1.0)).all():
-        return wilson(float(score_P.sum()), len(score_P))
-    return bootstrap(score_P, seed)
-
-
-def wilson(successes: float, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share (Wilson 1927)."""
-    share = successes / trials
-    centre = share + Z**2 / (2 * trials)
-    spread = Z * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    scale = 1 + Z**2 / trials
-    return max(0.0, float((centre - spread) / scale)), min(1.0, float((centre + spread) / scale))
+def check_options(options: EvaluationConfig, metric: str, examples: Sequence[Example]) -> None:
+    """Raise ConfigError where `options` ask for what the task's metric or its examples cannot give."""
+    if options.pass_at and metric != "accuracy":
+        raise ConfigError(
+            f"evaluation.pass_at = {options.pass_at} counts correct samples, but the task's metric is "
+            f"{metric!r}; set evaluation.pass_at=[], or task.metric=accuracy where the reward is 0 or 1"
+        )
+    if options.rouge is True and not any(_referenced(example) for example in examples):
+        raise ConfigError(
+            f"evaluation.rouge = true, but none of the {len(examples)} examples has a reference completion "
+            "with letters a to z or digits, which ROUGE reads; set task.completion or evaluation.rouge=auto"
+        )
 
 
-def bootstrap(score_P: np.ndarray, seed: int) -> tuple[float, float]:
-    """The percentile bootstrap's 95 % interval of a mean."""
-    rng = stream(seed, "bootstrap")
-    means = rng.choice(score_P, (RESAMPLES, len(score_P))).mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+def _referenced(example: Example) -> bool:
+    return example.completion is not None and has_words(example.completion)
+
+
+def _estimate(name: str, value_P: np.ndarray, ends: tuple[float, float]) -> Metrics:
+    """A mean over prompts, NaN left out, with the ends of its interval."""
+    return {name: float(np.nanmean(value_P)), f"{name}_low": ends[0], f"{name}_high": ends[1]}
+
+
+def _mean_of_samples(value_PS: np.ndarray) -> np.ndarray:
+    """The mean over a prompt's samples, (P,), NaN left out; NaN where all are."""
+    counted_PS = ~np.isnan(value_PS)
+    total_P = np.where(counted_PS, value_PS, 0.0).sum(axis=1)
+    count_P = counted_PS.sum(axis=1)
+    return np.where(count_P > 0, total_P / np.maximum(count_P, 1), np.nan)
+
+
+def _score_metrics(
+    score_PS: np.ndarray, metric: str, decoding: str, options: EvaluationConfig, seed: int
+) -> Metrics:
+    score_P = _mean_of_samples(score_PS)
+    found = _estimate(f"{metric}_{decoding}", score_P, interval(score_P, metric, seed))
+    if decoding != "sampled":
+        return found
+    for k in options.pass_at:
+        judged = [row[~np.isnan(row)] for row in score_PS]
+        pass_P = np.array([pass_at_k(len(row), int((row == 1).sum()), k) for row in judged if len(row) >= k])
+        if len(pass_P):
+            found |= _estimate(f"pass@{k}_{decoding}", pass_P, interval(pass_P, "accuracy", seed))
+    return found
+
+
+def _length_metrics(rollouts: Rollouts, decoding: str, seed: int, detailed: bool) -> Metrics:
+    """Mean length in tokens, and the shares of completions that were cut off and that are empty."""
+    length_PS = np.array([len(ids) for ids in rollouts.token_ids_NPS.flat]).reshape(rollouts.text_NPS.shape)[
+        0
+    ]
+    truncated_PS = rollouts.truncated_NPS[0]
+    empty_PS = (rollouts.text_NPS[0] == "") & (length_PS <= 1) & ~truncated_PS
+    found = {
+        f"tokens_{decoding}": rollouts.num_tokens / rollouts.num_completions,
+        f"truncated_{decoding}": float(truncated_PS.mean()),
+    }
+    if detailed:
+        low, high = bootstrap(length_PS.mean(axis=1), seed)
+        found |= {f"tokens_{decoding}_low": low, f"tokens_{decoding}_high": high}
+    if detailed or empty_PS.any():
+        found[f"empty_{decoding}"] = float(empty_PS.mean())
+    return found
+
+
+def _rouge(
+    options: EvaluationConfig, examples: Sequence[Example], text_PS: np.ndarray
+) -> dict[str, np.ndarray]:
+    """ROUGE by name, each (P, S), NaN without a reference; nothing where no example has one."""
+    if options.rouge is False or not any(map(_referenced, examples)):
+        return {}
+    found = {name: np.full(text_PS.shape, np.nan) for name in ROUGE}
+    for p, example in enumerate(examples):
+        if example.completion is not None and _referenced(example):
+            for s, text in enumerate(text_PS[p]):
+                for name, value in rouge(example.completion, text).items():
+                    found[name][p, s] = value
+    return found
+
+
+def _rouge_metrics(rouge_PS: dict[str, np.ndarray], decoding: str, seed: int) -> Metrics:
+    found: Metrics = {}
+    for name, value_PS in rouge_PS.items():
+        value_P = _mean_of_samples(value_PS)
+        found |= _estimate(f"{name}_{decoding}", value_P, interval(value_P, name, seed))
+        found[f"referenced_{decoding}"] = float(1 - np.isnan(value_P).mean())
+    return found
+
+
+def _samples(
+    examples: Sequence[Example],
+    decoding: str,
+    text_PS: np.ndarray,
+    score_PS: np.ndarray,
+    rouge_PS: dict[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The rows of one decoding, sample by sample: the first P rows are one of every example."""
+    rows = []
+    for s in range(text_PS.shape[1]):
+        for p, example in enumerate(examples):
+            score = score_PS[p, s]
+            row: dict[str, Any] = {"id": example.id, "decoding": decoding}
+            if text_PS.shape[1] > 1:
+                row["sample"] = s
+            row |= {
+                "prompt": example.prompt,
+                "completion": text_PS[p, s],
+                "score": None if np.isnan(score) else float(score),
+            }
+            if example.completion is not None:
+                row["reference"] = example.completion
+                row |= {
+                    name: float(value[p, s]) for name, value in rouge_PS.items() if not np.isnan(value[p, s])
+                }
+            rows.append(row)
+    return rows

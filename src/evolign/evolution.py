@@ -1,6 +1,6 @@
 """THE loop: evolve a policy by forward passes alone (ESSA, arXiv 2507.04453v3, Algorithm 1).
 
-    ask -> judge (prompts, completions, rewards) -> tell -> validate -> record
+    draw -> [ask -> judge (prompts, completions, rewards) -> tell] x steps -> validate -> record
 
 It knows vectors and numbers: prompts and completions are the fitness', models the engine's, files the run
 directory's.
@@ -53,11 +53,13 @@ def evolve(
     while not (stopped := search.stop_reason()):
         started = time.perf_counter()
         state.generation += 1
-        theta_ND = strategy.ask()
-        judged = fitness.judge(theta_ND, strategy.mean, state.generation)
-        updating = time.perf_counter()
-        strategy.tell(theta_ND, judged.fitness_N, judged.step_scale)
-        row = search.count(judged) | {"seconds_update": time.perf_counter() - updating}
+        batch = fitness.draw(strategy.mean, state.generation)
+        search.count(batch.cost)
+        for _ in range(fitness.steps):
+            theta_ND = strategy.ask()
+            judged = fitness.judge(theta_ND, strategy.mean, batch)
+            search.tell(theta_ND, judged)
+        row = search.describe(judged, batch.cost + judged.cost)
         state.seconds += time.perf_counter() - started
         if search.validation_is_due():
             row |= search.validate()

@@ -18,7 +18,18 @@ from evolign.tasks.base import Task, check_splits
 if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
 
-METHODS = {"essa": "evolign.essa:essa"}
+METHODS = {
+    "essa": "evolign.essa:essa",
+    "sft": "evolign.trainers.trl_methods:sft",
+    "eso": "evolign.trainers.on_policy:eso",
+    "unlikelihood": "evolign.trainers.on_policy:unlikelihood",
+    "self_critical": "evolign.trainers.on_policy:self_critical",
+    "rrhf": "evolign.trainers.on_policy:rrhf",
+    "ppo": "evolign.trainers.ppo:ppo",
+    "dpo": "evolign.trainers.trl_methods:dpo",
+    "grpo": "evolign.trainers.trl_methods:grpo",
+    "reward_model": "evolign.trainers.reward_model:reward_model",
+}
 LIVE_ROWS = "(live rows)"
 """What config.json says of rows that were handed over in Python."""
 
@@ -36,6 +47,12 @@ class Result:
     def adapter(self) -> Path:
         """The PEFT adapter folder."""
         return self.path / "adapter"
+
+    @property
+    def weights(self) -> Path:
+        """The result: the PEFT adapter folder, or the model folder where all weights were trained."""
+        model = self.path / "model"
+        return model if model.is_dir() else self.adapter
 
 
 def run(
@@ -82,14 +99,27 @@ def resume(
         return _execute(config, run_dir, task, base, progress)
 
 
+def check_rows(config: Config, task: Task) -> None:
+    """Raise ConfigError if the task has not got the rows that the method learns from or is judged on."""
+    from evolign.evaluation import check_options
+    from evolign.trainers.rows import pairs, solved_rows
+
+    check_options(config.evaluation, task.metric, task.validation)
+    if isinstance(config, EssaConfig):
+        check_batch(config, task)
+    elif config.method in ("dpo", "reward_model"):
+        pairs(task.train, config.method)
+    elif config.method not in ("ppo", "grpo"):
+        solved_rows(task, config.method)
+
+
 def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[Task, "BaseModel"]:
     """Task and model, checked against each other before anything is written."""
     from evolign.policy.base_model import load_base_model
 
     task = task or build_task(config.task)
     check_splits(task)
-    if isinstance(config, EssaConfig):
-        check_batch(config, task)
+    check_rows(config, task)
     base = base or load_base_model(config.model)
     prompts = (*task.train, *task.validation, *task.test)
     base.encode_prompts(prompts, config.sampling.max_new_tokens)

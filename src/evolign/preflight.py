@@ -6,7 +6,7 @@ from typing import Any
 
 from evolign.config import Config, EssaConfig
 from evolign.errors import ConfigError, EvolignError, UnreachableError
-from evolign.generation import check_batch
+from evolign.methods import check_rows
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits
 from evolign.tasks.check import check_reward
@@ -56,8 +56,7 @@ def _try(what: str, look: Callable[[], tuple[str, Any]], findings: list[Finding]
 def _data(config: Config) -> tuple[str, Task]:
     task = build_task(config.task)
     check_splits(task)
-    if isinstance(config, EssaConfig):
-        check_batch(config, task)
+    check_rows(config, task)
     splits = ("warmup", "train", "validation", "test")
     counts = ", ".join(f"{len(getattr(task, split))} {split}" for split in splits)
     return f"task {config.task.name}: {counts} rows, disjoint", task

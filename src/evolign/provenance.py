@@ -37,10 +37,12 @@ def provenance() -> dict[str, Any]:
 
 
 def data_fingerprint(examples: Iterable[Example]) -> str:
-    """A hash of ids, prompts, completions and columns."""
+    """A hash of ids, prompts, completions, columns and, where there are any, rejected completions."""
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         row = [example.id, example.prompt, example.completion, dict(example.columns)]
+        if example.rejected is not None:
+            row.append(example.rejected)
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

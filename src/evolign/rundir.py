@@ -2,11 +2,12 @@
 
     config.json      resolved; `evolign run config.json` reproduces the run
     provenance.json  versions, hardware, fingerprints of model and data
-    metrics.jsonl    one JSON object per generation
+    metrics.jsonl    one JSON object per generation or optimiser step
     samples.jsonl    a few prompts, completions and scores per evaluation
     checkpoints/     the newest two
-    warm_start/      the adapter that the search started from, in PEFT's format
-    adapter/         the result, in PEFT's format
+    warm_start/      the adapter that the method started from, in PEFT's format
+    adapter/         the result, in PEFT's format; or
+    model/           the result, where all weights were trained
     result.json      baseline and final metrics, and what they cost
     log.txt          what the terminal showed
 
@@ -89,6 +90,14 @@ class RunDir:
         return self.path / "adapter"
 
     @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
     def finished(self) -> bool:
         return (self.path / "result.json").is_file()
 
@@ -120,8 +129,7 @@ class RunDir:
 
     def save(self, generation: int, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Write the checkpoint of `generation`: JSON-able `state` and numeric `arrays`."""
-        sizes = {name: _size(self.path / name) for name in GROWING}
-        saved = {"state": state, "sizes": sizes, "arrays": sorted(arrays)}
+        saved = {"state": state, "sizes": self.sizes(), "arrays": sorted(arrays)}
         text = np.frombuffer(json.dumps(saved).encode(), dtype=np.uint8)
         buffer = BytesIO()
         np.savez(buffer, allow_pickle=False, **{STATE: text, **arrays})
@@ -151,33 +159,38 @@ class RunDir:
                 )
                 path.rename(path.with_name(path.name + ".corrupt"))
             else:
-                self._rewind(saved["sizes"])
+                self.rewind(saved["sizes"])
                 return saved["state"], arrays
         if found:
             raise RunError(
                 f"all {len(found)} checkpoints of {str(self.path)!r} are corrupt; start again with "
                 f"`evolign run {self.path}/config.json --out NEW_DIR`"
             )
-        self._rewind({})
+        self.rewind({})
         return None
 
-    def _rewind(self, sizes: Mapping[str, int]) -> None:
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that grow: what a checkpoint remembers of them."""
+        return {name: _size(self.path / name) for name in GROWING}
+
+    def rewind(self, sizes: Mapping[str, int]) -> None:
         """Cut the files that grow back to `sizes`: what came later will be made again."""
         for name in GROWING:
             path, size = self.path / name, sizes.get(name, 0)
             if path.is_file() and path.stat().st_size > size:
                 os.truncate(path, size)
 
-    def copy_adapter(self, out: Path) -> None:
-        """Copy the result's adapter folder."""
+    def copy_weights(self, out: Path) -> None:
+        """Copy the result: the folder of its adapter, or of its model."""
+        weights = self.model if self.model.is_dir() else self.adapter
         try:
-            shutil.copytree(self.adapter, out)
+            shutil.copytree(weights, out)
         except OSError as error:
-            raise RunError(f"cannot copy {str(self.adapter)!r} to {str(out)!r}: {error}") from error
+            raise RunError(f"cannot copy {str(weights)!r} to {str(out)!r}: {error}") from error
 
     def discard(self) -> None:
         """Remove a run that has not got anywhere: without a warm start and without a checkpoint."""
-        if not self.warm_start.is_dir() and not self._checkpoints():
+        if not self.warm_start.is_dir() and not any(self.checkpoints.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager

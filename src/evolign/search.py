@@ -11,8 +11,9 @@ from evolign.config import EssaConfig
 from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.evaluation import evaluate_split
-from evolign.fitness import Fitness, Judgement
+from evolign.fitness import Cost, Fitness, Judgement
 from evolign.provenance import peak_memory_bytes
+from evolign.result import keep_samples
 from evolign.rundir import RunDir
 from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
@@ -63,6 +64,7 @@ class Search:
     ) -> None:
         self._config, self._run, self._task = config, run, task
         self._engine, self._scorer, self._progress = engine, scorer, progress
+        self._seconds_update = 0.0
         saved = run.restore()
         for warning in run.warnings:
             progress.say(f"Warning: {warning}")
@@ -103,18 +105,29 @@ class Search:
             return f"max_minutes = {limits.max_minutes}"
         return ""
 
-    def count(self, judged: Judgement) -> dict[str, Any]:
-        """Add up what the generation cost, warn when it carries no information, and describe it."""
+    def count(self, cost: Cost) -> None:
+        """Add up what completions have cost."""
         state = self.state
-        state.completions += judged.num_completions
-        state.generated_tokens += judged.num_tokens
-        state.timeouts += judged.timeouts
-        state.crashes += judged.crashes
-        failed = judged.timeouts + judged.crashes
-        if failed >= FAILED_WARNING * judged.num_completions and not state.warned_of_failures:
+        state.completions += cost.num_completions
+        state.generated_tokens += cost.num_tokens
+        state.timeouts += cost.timeouts
+        state.crashes += cost.crashes
+
+    def tell(self, theta_ND: np.ndarray, judged: Judgement) -> None:
+        """Hand the strategy what was found, and count what that has cost."""
+        self.count(judged.cost)
+        started = time.perf_counter()
+        self.strategy.tell(theta_ND, judged.fitness_N, judged.step_scale)
+        self._seconds_update = time.perf_counter() - started
+
+    def describe(self, judged: Judgement, cost: Cost) -> dict[str, Any]:
+        """The row of a generation, by its last step; warns when it carries no information."""
+        state = self.state
+        failed = cost.timeouts + cost.crashes
+        if failed >= FAILED_WARNING * cost.num_completions and not state.warned_of_failures:
             state.warned_of_failures = True
             self._progress.say(
-                f"Warning: the reward hung or killed its process on {failed} of {judged.num_completions} "
+                f"Warning: the reward hung or killed its process on {failed} of {cost.num_completions} "
                 "completions, which score reward.failure_score; try it with `evolign check`."
             )
         state.flat = state.flat + 1 if np.ptp(judged.fitness_N) == 0 else 0
@@ -122,8 +135,9 @@ class Search:
             self._progress.say(_flat_warning(judged.metrics["fitness_of_mean"]))
         return judged.metrics | {
             "sigma": self.strategy.sigma,
-            "reward_timeouts": judged.timeouts,
-            "reward_crashes": judged.crashes,
+            "seconds_update": self._seconds_update,
+            "reward_timeouts": cost.timeouts,
+            "reward_crashes": cost.crashes,
             "peak_memory_bytes": peak_memory_bytes(),
         }
 
@@ -146,9 +160,8 @@ class Search:
                 state.generation,
                 mean_D,
             )
-        kept = found.samples[: config.evaluation.num_samples_kept]
         stamp = {"generation": state.generation, "split": "validation"}
-        self._run.append("samples.jsonl", [stamp | sample for sample in kept])
+        keep_samples(config, self._run, found, stamp, per_decoding=False)
         state.seconds += time.perf_counter() - started
         return {f"eval/{name}": value for name, value in found.metrics.items()}
 

@@ -26,6 +26,8 @@ class Example:
     prompt: Prompt
     completion: str | None = None
     """A reference completion, where the task has one (the warm start is trained on it)."""
+    rejected: str | None = None
+    """A worse completion of the same prompt, where the task has pairs."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else the row holds; handed to the reward function as keyword arguments."""
 

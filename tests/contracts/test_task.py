@@ -1,17 +1,17 @@
 """Every registered task keeps the protocol of `evolign.tasks.base.Task`, and its reward works."""
 
-import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from evolign.recipe import parse
 from evolign.tasks import TASKS, build_task
-from evolign.tasks.base import Task, check_splits, prompt_key
+from evolign.tasks.base import Task, check_disjoint, check_splits, prompt_key
 from evolign.tasks.check import check_reward
 from evolign.tasks.scoring import Scorer
 
@@ -27,6 +27,27 @@ class Config:
         return self.fields
 
 
+def instruction(i: int, **columns: Any) -> dict[str, Any]:
+    return {"instruction": f"Say what comes after {NUMBERS[i]}.", **columns}
+
+
+NUMBERS = [
+    f"{tens}-{units}"
+    for tens in ("twenty", "thirty", "forty", "fifty", "sixty", "seventy")
+    for units in ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+]
+PRESETS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "dolly": lambda i: instruction(i, context="", response=f"{NUMBERS[i]} does", category="open_qa"),
+    "self_instruct": lambda i: instruction(i, instances=[{"input": "", "output": f"{NUMBERS[i]} does"}]),
+    "vicuna": lambda i: {"question_id": i, "category": "generic", "turns": [f"Why {NUMBERS[i]}?"]},
+    "xsum": lambda i: {"document": f"It is {NUMBERS[i]} now.", "summary": f"{NUMBERS[i]} now", "id": str(i)},
+    "hh": lambda i: {
+        name: f"\n\nHuman: Is it {NUMBERS[i]}?\n\nAssistant: {NUMBERS[i]} {word}"
+        for name, word in (("chosen", "indeed"), ("rejected", "never"))
+    },
+}
+
+
 def rows_file(folder: Path) -> str:
     path = folder / "sums.jsonl"
     rows = [
@@ -39,10 +60,18 @@ def rows_file(folder: Path) -> str:
 
 
 def config_of(name: str, folder: Path) -> Config:
-    if name == "arithmetic":
-        if importlib.util.find_spec("evolign.tasks.arithmetic") is None:
-            pytest.skip("evolign.tasks.arithmetic is not there yet")
+    if name in ("arithmetic", "summaries"):
         return Config(name, num_train=60, num_validation=20, num_test=20, num_warmup=20)
+    if name in PRESETS:
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(PRESETS[name](i)) + "\n" for i in range(60)))
+        sizes = {"num_validation": 10, "num_test": 10, "num_warmup": 20}
+        if name == "vicuna":
+            sizes, sources = {"num_test": 10}, {"test": str(path)}
+        else:
+            sources = {"train": str(path), "validation": None, "test": None}
+        config = parse({"task": {"name": name, **sources, **sizes}}).task
+        return Config(name, **config.model_dump(exclude={"name"}))
     if name == "gsm8k":
         if "EVOLIGN_DATA" not in os.environ:
             pytest.skip("needs the GSM8K files; set EVOLIGN_DATA to the folder that has them")
@@ -71,9 +100,13 @@ def task(config: Config) -> Task:
 
 
 def test_every_task_keeps_the_protocol(task: Task) -> None:
-    check_splits(task)
     assert task.metric in ("accuracy", "reward")
-    assert task.warmup and all(example.completion for example in task.warmup)
+    if task.train:
+        check_splits(task)
+        assert task.warmup and all(example.completion for example in task.warmup)
+    else:  # for evaluation alone
+        check_disjoint(task)
+        assert task.test and not task.validation and not task.warmup
     for split in (task.train, task.validation, task.test, task.warmup):
         prompts = [prompt_key(example.prompt) for example in split]
         assert len(set(prompts)) == len(prompts)
@@ -94,9 +127,13 @@ def test_the_same_config_gives_the_same_task_and_another_seed_another(config: Co
 def test_gold_scores_one_and_garbage_does_not(task: Task) -> None:
     with Scorer(task.reward, workers=1, timeout_seconds=30) as scorer:
         report = check_reward(task, scorer, num_examples=20)
+    if not task.train:  # nothing to learn from, nothing to check with
+        assert "no example holds a completion" in report.problems[0]
+        return
     assert report.problems == ()
-    assert (report.num_examples, report.gold, report.empty, report.random) == (20, 1.0, 0.0, 0.0)
-    assert report.shuffled < 0.5 and report.deterministic
+    assert (report.num_examples, report.gold, report.empty) == (20, 1.0, 0.0)
+    assert report.random == 0 if task.metric == "accuracy" else report.random < 0.1
+    assert report.shuffled < 0.6 and report.deterministic
 
 
 def test_a_reward_that_likes_everything_or_nothing_is_found_out(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from evolign.config import EssaConfig
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
-from evolign.evaluation import bootstrap, interval, wilson
 from evolign.evolution import Outcome, evolve
 from evolign.generation import change_rate, draw_prompts, with_mean_row
+from evolign.metrics import bootstrap, interval, wilson
 from evolign.recipe import dump, parse
 from evolign.rundir import RunDir
 from evolign.seeding import stream

@@ -20,6 +20,7 @@ from evolign.config.policy import (
     TrainedAdapterConfig,
     WarmStartConfig,
 )
+from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, VicunaConfig, XsumConfig
 from evolign.config.run import Config
 from evolign.config.section import Section
 from evolign.config.strategies import (
@@ -29,7 +30,14 @@ from evolign.config.strategies import (
     SnesConfig,
     StrategyConfig,
 )
-from evolign.config.tasks import ArithmeticConfig, Gsm8kConfig, RewardConfig, RowsConfig, TaskConfig
+from evolign.config.tasks import (
+    ArithmeticConfig,
+    Gsm8kConfig,
+    RewardConfig,
+    RowsConfig,
+    SummariesConfig,
+    TaskConfig,
+)
 from evolign.config.training import (
     DpoConfig,
     DpoObjectiveConfig,
@@ -69,6 +77,7 @@ __all__ = [
     "CalibrationConfig",
     "CmaEsConfig",
     "Config",
+    "DollyConfig",
     "DpoConfig",
     "DpoObjectiveConfig",
     "EsoConfig",
@@ -80,6 +89,7 @@ __all__ = [
     "GrpoConfig",
     "GrpoObjectiveConfig",
     "Gsm8kConfig",
+    "HhConfig",
     "LengthConfig",
     "LikelihoodConfig",
     "ModelConfig",
@@ -97,14 +107,18 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "SelfCriticalConfig",
+    "SelfInstructConfig",
     "SftConfig",
     "SingularValuesConfig",
     "SnesConfig",
     "StrategyConfig",
+    "SummariesConfig",
     "TaskConfig",
     "TrainedAdapterConfig",
     "TrainingConfig",
     "TransformersConfig",
     "UnlikelihoodConfig",
+    "VicunaConfig",
     "WarmStartConfig",
+    "XsumConfig",
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from evolign.config.inference import SamplingConfig
-from evolign.config.policy import AdapterConfig, SingularValuesConfig
+from evolign.config.policy import AdapterConfig, SingularValuesConfig, check_alpha
 from evolign.config.run import Config
 from evolign.config.section import Positive, Section
 from evolign.config.strategies import CmaEsConfig, StrategyConfig
@@ -21,6 +21,8 @@ class LikelihoodConfig(Section):
     """Fitness from one set of completions that all candidates read: advantage times likelihood ratio."""
 
     name: Literal["likelihood"] = "likelihood"
+    steps: Positive = 4
+    """Strategy steps, each with fresh candidates, per batch of completions."""
     divergence: Annotated[float, Field(gt=0)] = 0.02
     """Trust region: mean divergence of the candidates from the sampling policy, in nats per completion;
     the step size follows it."""
@@ -79,12 +81,7 @@ class EssaConfig(Config):
 
     @model_validator(mode="after")
     def _something_can_move(self) -> "EssaConfig":
-        alpha, rank = self.space.alpha, self.adapter.rank
-        if self.adapter.path is None and int(alpha * rank + 1e-9) == 0:
-            raise ValueError(
-                f"space.alpha = {alpha} leaves none of adapter.rank = {rank} singular values to move, since "
-                f"floor(alpha * rank) = 0; use at least {1 / rank:.3g}"
-            )
+        check_alpha(self.space, self.adapter)
         return self
 
     @model_validator(mode="after")

@@ -49,6 +49,13 @@ class EvaluationConfig(Section):
     decided by the other."""
     num_samples_kept: Annotated[int, Field(ge=0)] = 8
     """Completions written to samples.jsonl per evaluation."""
+    rouge: bool | Auto = "auto"
+    """ROUGE-1, -2 and -L against the reference completions; auto: where there are any."""
+    samples: Positive = 1
+    """Completions per prompt of the decoding `sampled`; all metrics are means over them."""
+    pass_at: list[Positive] = []
+    """Values of k for which pass@k is estimated from the samples (Chen et al. 2021), such as
+    [1, 4, 16]; accuracy tasks only."""
 
     @model_validator(mode="after")
     def _selection_is_measured(self) -> "EvaluationConfig":
@@ -56,5 +63,21 @@ class EvaluationConfig(Section):
             raise ValueError(
                 f"evaluation.select_by = {self.select_by!r} is not measured; add it to "
                 f"evaluation.decoding = {self.decoding} or select by {self.decoding[0]!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_suffice(self) -> "EvaluationConfig":
+        if self.pass_at and max(self.pass_at) > self.samples:
+            raise ValueError(
+                f"evaluation.pass_at = {self.pass_at} needs at least {max(self.pass_at)} samples per prompt; "
+                f"set evaluation.samples = {max(self.pass_at)} or more (it is {self.samples})"
+            )
+        if len(set(self.pass_at)) < len(self.pass_at):
+            raise ValueError(f"evaluation.pass_at = {self.pass_at} names a k twice; leave one of them out")
+        if (self.samples > 1 or self.pass_at) and "sampled" not in self.decoding:
+            raise ValueError(
+                f"evaluation.samples = {self.samples} needs sampling, but evaluation.decoding = "
+                f"{self.decoding}; add sampled to it, or leave evaluation.samples and pass_at out"
             )
         return self

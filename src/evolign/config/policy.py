@@ -68,3 +68,12 @@ class SingularValuesConfig(Section):
     name: Literal["singular_values"] = "singular_values"
     alpha: Share = 1.0
     """Share of singular values per factor, largest first, that may move: floor(alpha * rank)."""
+
+
+def check_alpha(space: SingularValuesConfig, adapter: AdapterConfig) -> None:
+    """Raise ValueError if `space` leaves none of a new adapter's singular values to move."""
+    if adapter.path is None and int(space.alpha * adapter.rank + 1e-9) == 0:
+        raise ValueError(
+            f"space.alpha = {space.alpha} leaves none of adapter.rank = {adapter.rank} singular values to "
+            f"move, since floor(alpha * rank) = 0; use at least {1 / adapter.rank:.3g}"
+        )

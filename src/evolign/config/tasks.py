@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, VicunaConfig, XsumConfig
 from evolign.config.section import Positive, Section
 
 INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
@@ -21,10 +22,34 @@ class ArithmeticConfig(Section):
     """Prompts that the result is reported on; used for nothing else."""
     num_warmup: Positive = 48
     """Solved rows for the warm start."""
+    solved: bool = False
+    """Give every row of train, validation and test its careful solution and a wrong one: references for
+    `sft` and `eso`, pairs for `dpo` and `reward_model`."""
     operations: list[str] | None = None
     """Kinds of problem; null: all of them."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the problems, apart from the run's seed, so that runs share their data."""
+
+
+class SummariesConfig(Section):
+    """Generated texts with summaries of one sentence: the task of the embedded summary model."""
+
+    name: Literal["summaries"] = "summaries"
+    variant: Literal["plain", "ood"] = "plain"
+    """plain: the texts that the embedded model was trained on; ood: longer ones, of other sentences, about
+    other things and places."""
+    num_train: Positive = 1000
+    """Texts to learn from."""
+    num_validation: Positive = 100
+    """Texts that select the exported policy."""
+    num_test: Positive = 200
+    """Texts that the result is reported on; used for nothing else."""
+    num_warmup: Positive = 64
+    """Texts for the warm start."""
+    reward: str = "rouge_l"
+    """What judges summaries: as in the task `rows`."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the texts, apart from the run's seed, so that runs share their data."""
 
 
 class Gsm8kConfig(Section):
@@ -53,33 +78,50 @@ class RowsConfig(Section):
     """Your own rows: JSONL, JSON, CSV, Parquet or a hub data set."""
 
     name: Literal["rows"] = "rows"
-    train: str
-    """File or hub data set that evolution draws from."""
+    train: str | None = None
+    """File or hub data set to learn from; null: the task is for evaluation alone."""
     validation: str | None = None
     """File or hub data set that selects the exported policy; null: taken from `train`."""
     test: str | None = None
-    """File or hub data set to report on; null: the validation rows are reported on."""
+    """File or hub data set to report on; null: `num_test` rows of `train`."""
     prompt: str = "prompt"
     """A column, or a template over columns such as `"Question: {question}\\nAnswer:"`."""
     completion: str | None = None
-    """A column or template with the reference completion; the warm start is trained on it."""
+    """A column or template with the reference completion, or the chosen one of a pair."""
+    rejected: str | None = None
+    """A column or template with a worse completion; `dpo` and `reward_model` learn from such pairs."""
     system: str | None = None
     """System message; needs `chat: true`."""
     chat: bool = False
     """Send the prompt as a user message through the tokenizer's chat template."""
+    num_train: Positive | None = None
+    """Rows of `train` to learn from; null: all that are left."""
     num_validation: Positive = 100
     """Rows taken from `train` where `validation` is null."""
+    num_test: Annotated[int, Field(ge=0)] = 0
+    """Rows taken from `train` where `test` is null; 0: the validation rows are reported on."""
     num_warmup: Annotated[int, Field(ge=0)] = 0
     """Rows taken from `train` for the warm start."""
     reward: str = "math_answer"
-    """Registry key, `package.module:function`, or `file.py:function`; TRL's signature."""
+    """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split."""
 
 
-TaskConfig = Annotated[ArithmeticConfig | Gsm8kConfig | RowsConfig, Field(discriminator="name")]
+TaskConfig = Annotated[
+    ArithmeticConfig
+    | SummariesConfig
+    | RowsConfig
+    | Gsm8kConfig
+    | DollyConfig
+    | SelfInstructConfig
+    | VicunaConfig
+    | XsumConfig
+    | HhConfig,
+    Field(discriminator="name"),
+]
 
 
 class RewardConfig(Section):

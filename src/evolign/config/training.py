@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evolign.config.inference import SamplingConfig
-from evolign.config.policy import SingularValuesConfig, TrainedAdapterConfig
+from evolign.config.policy import SingularValuesConfig, TrainedAdapterConfig, check_alpha
 from evolign.config.run import Config
 from evolign.config.section import Auto, Positive, Section, Share
 
@@ -50,8 +50,36 @@ class GradientConfig(Config):
     """What all methods that train by gradients have in common."""
 
     adapter: TrainedAdapterConfig | None = TrainedAdapterConfig()
+    """What is trained; null: all weights of the model."""
     space: SingularValuesConfig | None = None
+    """Of the adapter, train the singular values of its factors alone; null: train the factors."""
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows, or completions, that go through the model for one optimiser step."""
+        return self.training.batch_size
+
+    @model_validator(mode="after")
+    def _singular_values_can_move(self) -> "GradientConfig":
+        if self.space is not None and self.adapter is None:
+            raise ValueError(
+                "space trains the singular values of an adapter, but adapter = null trains all weights; "
+                "leave out one of them"
+            )
+        if self.space is not None and self.adapter is not None:
+            check_alpha(self.space, self.adapter)
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batches_make_a_batch(self) -> "GradientConfig":
+        rows, micro = self.rows_per_step, self.training.micro_batch_size
+        if micro is not None and rows % micro:
+            raise ValueError(
+                f"training.micro_batch_size = {micro} must divide the {rows} rows of an optimiser step; use "
+                f"{max(n for n in range(1, min(micro, rows) + 1) if rows % n == 0)}"
+            )
+        return self
 
 
 class SftConfig(GradientConfig):
@@ -138,12 +166,31 @@ class PpoObjectiveConfig(Section):
     """Scale a batch's advantages to mean 0 and standard deviation 1."""
 
 
-class PpoConfig(GradientConfig):
+class SampledConfig(GradientConfig):
+    """What the methods have in common that learn from nothing but their own completions."""
+
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def rows_per_step(self) -> int:
+        """See `GradientConfig.rows_per_step`."""
+        return self.training.batch_size * self.sampling.samples_per_prompt
+
+    @model_validator(mode="after")
+    def _completions_are_sampled(self) -> "SampledConfig":
+        if self.sampling.temperature == 0:
+            raise ValueError(
+                f"sampling.temperature = 0: method = {self.method!r} needs completions that were sampled; "
+                "use a temperature above 0, for example 1"
+            )
+        return self
+
+
+class PpoConfig(SampledConfig):
     """Proximal policy optimisation."""
 
     method: Literal["ppo"] = "ppo"
     """How to align: see `evolign list`."""
-    sampling: SamplingConfig = SamplingConfig()
     objective: PpoObjectiveConfig = PpoObjectiveConfig()
 
 
@@ -179,7 +226,7 @@ class GrpoObjectiveConfig(Section):
     """What the advantages' standard deviation is taken over."""
 
 
-class GrpoConfig(GradientConfig):
+class GrpoConfig(SampledConfig):
     """Group relative policy optimisation."""
 
     method: Literal["grpo"] = "grpo"
@@ -187,9 +234,28 @@ class GrpoConfig(GradientConfig):
     sampling: SamplingConfig = SamplingConfig(samples_per_prompt=8)
     objective: GrpoObjectiveConfig = GrpoObjectiveConfig()
 
+    @model_validator(mode="after")
+    def _groups_have_something_to_compare(self) -> "GrpoConfig":
+        if self.sampling.samples_per_prompt < 2:
+            raise ValueError(
+                f"sampling.samples_per_prompt = {self.sampling.samples_per_prompt}: method = 'grpo' weighs a "
+                "prompt's completions against each other; use 2 or more, for example 8"
+            )
+        return self
+
 
 class RewardModelConfig(GradientConfig):
     """A reward model, trained on pairs of completions (Bradley and Terry 1952; TRL)."""
 
     method: Literal["reward_model"] = "reward_model"
     """How to align: see `evolign list`."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "RewardModelConfig":
+        adapter = self.adapter
+        if self.space is not None or (adapter and (adapter.path or adapter.warm_start)):
+            raise ValueError(
+                "space, adapter.path and adapter.warm_start are for language models; method = 'reward_model' "
+                "trains a new adapter and a score head: leave them out"
+            )
+        return self

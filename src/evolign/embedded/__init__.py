@@ -4,7 +4,7 @@ from pathlib import Path
 
 from evolign.errors import unknown_name
 
-NAMES = ("arithmetic", "tiny-random-qwen2")
+NAMES = ("arithmetic", "summaries", "tiny-random-qwen2")
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 """The recipe of `evolign quickstart`."""
 

@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 
-@torch.inference_mode()
-def read(
+def token_logprobs(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
@@ -39,3 +38,7 @@ def read(
     target_BT = ids_BT[:, before:]
     logprob_BT = logits_BTV.log_softmax(-1).gather(2, target_BT[:, :, None])[:, :, 0]
     return logprob_BT * mask_BT[:, before:]
+
+
+read = torch.inference_mode()(token_logprobs)
+"""The same without gradients."""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from evolign.config import EssaConfig
 from evolign.engines import Engine
-from evolign.fitness.base import Fitness, Judgement
+from evolign.fitness.base import Cost, Fitness, Judgement
 from evolign.fitness.likelihood import LikelihoodFitness
 from evolign.fitness.reward import RewardFitness
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 
-__all__ = ["FITNESS", "Fitness", "Judgement", "LikelihoodFitness", "RewardFitness", "build_fitness"]
+__all__ = ["FITNESS", "Cost", "Fitness", "Judgement", "LikelihoodFitness", "RewardFitness", "build_fitness"]
 
 FITNESS: dict[str, Callable[..., Fitness]] = {"reward": RewardFitness, "likelihood": LikelihoodFitness}
 

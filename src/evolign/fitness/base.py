@@ -9,15 +9,33 @@ from evolign.calibration import Calibration
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What completions have taken."""
+
+    num_completions: int = 0
+    num_tokens: int = 0
+    timeouts: int = 0
+    crashes: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.num_completions + other.num_completions,
+            self.num_tokens + other.num_tokens,
+            self.timeouts + other.timeouts,
+            self.crashes + other.crashes,
+        )
+
+
+NO_COST = Cost()
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """The fitness of one generation's candidates, and what finding it took."""
+    """The fitness of candidates, and what finding it took."""
 
     fitness_N: np.ndarray
     """float64, shape (N,); to be maximised."""
-    num_completions: int
-    num_tokens: int
-    timeouts: int
-    crashes: int
+    cost: Cost = NO_COST
     step_scale: float = 1.0
     """By how much the strategy's step size shall change on top of what the strategy does itself."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -25,12 +43,19 @@ class Judgement:
 
 
 class Fitness(Protocol):
-    """Judges candidates on training prompts."""
+    """Judges candidates on the training prompts of a generation."""
+
+    steps: int
+    """Strategy steps per generation: how often candidates are asked for and judged on one batch."""
 
     def calibrate(self, dim: int) -> Calibration:
         """The initial step size of `strategy.sigma: auto`. Raises EngineError if there is none."""
         ...
 
-    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, generation: int) -> Judgement:
+    def draw(self, mean_D: np.ndarray, generation: int) -> Any:
+        """The batch of a generation, which has a `cost`; a function of its arguments alone."""
+        ...
+
+    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, batch: Any) -> Judgement:
         """The fitness of the candidates `theta_ND` around `mean_D`; a function of its arguments alone."""
         ...

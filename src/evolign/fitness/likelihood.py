@@ -10,12 +10,18 @@ the candidate would make it more or less likely. With ESO's signal, reward minus
 
 For small theta - mean the gradient of F is the policy gradient restricted to the search space, so a strategy
 that follows F follows it by forward passes alone. F is smooth in theta, unlike a mean of 0/1 rewards, and N
-candidates cost S * P completions, not N * P. Prompts whose samples all have the same reward say nothing and
-are left out.
+candidates cost S * P completions, not N * P. Prompts whose samples all have the same reward have advantages
+of zero: they are not read, but count in the mean, so that F flattens as there is less to learn.
 
-The step size is held by a trust region: the candidates' mean divergence from the policy that sampled,
-KL(mean || theta) in nats per completion, costs nothing more to measure, and the step size is scaled towards
-`fitness.divergence` after every generation.
+Completions that were sampled several times are read once and weighed by their number.
+
+The completions of a generation serve `fitness.steps` strategy steps, each with fresh candidates around the
+mean as it has become: what N candidates cannot see of D dimensions, the next N see. Ratios stay those to the
+policy that sampled, and the clip keeps the mean near it.
+
+The step size is held by a trust region: the candidates' mean divergence from the mean, KL(mean || theta) in
+nats per completion, costs nothing more to measure, and the step size is scaled towards `fitness.divergence`
+after every step.
 """
 
 from collections.abc import Sequence
@@ -26,32 +32,36 @@ import numpy as np
 from evolign.calibration import Calibration, bisect
 from evolign.config import EssaConfig, LikelihoodConfig
 from evolign.engines import Engine
-from evolign.fitness.base import Judgement
+from evolign.fitness.base import Cost, Judgement
 from evolign.generation import draw_batch, mean_score, sampling, score_completions, spread
 from evolign.seeding import stream
 from evolign.tasks.base import Task
-from evolign.tasks.scoring import Scorer, Scores
+from evolign.tasks.scoring import Scorer
 from evolign.types import Example, Population, Rollouts
 
 LOG_RATIO_BOUND = 20.0
 """Log ratios are cut here before they are exponentiated: beyond it a candidate is hopeless either way."""
 SCALE_BOUNDS = (0.7, 1.4)
-"""The step size changes by no more than this in a generation."""
+"""The step size changes by no more than this in a step."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The informative completions of a generation, J of them, and their advantages."""
+    """The informative completions of a generation, J distinct ones, and their advantages."""
 
     examples: list[Example]
     token_ids: list[tuple[int, ...]]
     advantage_J: np.ndarray
-    reward: float
-    """Mean reward of all completions, informative or not."""
-    informative: float
-    """Share of prompts whose samples did not all have the same reward."""
-    rollouts: Rollouts
-    scores: Scores
+    count_J: np.ndarray
+    """How often each was sampled: equal completions of a prompt are read once."""
+    logprob_JT: np.ndarray
+    """log pi of their tokens under the policy that sampled them; zero beyond a completion's end."""
+    size: int
+    """Completions (or tokens, where they have the ratios) to which the reward applies, informative or not."""
+    cost: Cost
+    metrics: dict[str, float]
+    """`fitness_of_mean`: mean reward of all completions, informative or not; `informative`: share of prompts
+    whose samples did not all have the same reward; and more."""
 
 
 class LikelihoodFitness:
@@ -60,6 +70,7 @@ class LikelihoodFitness:
     def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         assert isinstance(config.fitness, LikelihoodConfig)
         self._config, self._options = config, config.fitness
+        self.steps = config.fitness.steps
         self._task, self._engine, self._scorer = task, engine, scorer
 
     def calibrate(self, dim: int) -> Calibration:
@@ -71,9 +82,11 @@ class LikelihoodFitness:
         candidates = self._config.calibration.candidates
         direction_ND = stream(self._config.seed, "calibration").standard_normal((candidates, dim))
 
+        start_J = self._logprobs(np.zeros((1, dim)), everything, token_ids)[0].sum(1)
+
         def divergence_at(sigma: float) -> float:
-            log_ratio_NJ = self._log_ratios(sigma * direction_ND, np.zeros(dim), everything, token_ids).sum(2)
-            return float(divergence(log_ratio_NJ).mean())
+            logprob_NJ = self._logprobs(sigma * direction_ND, everything, token_ids).sum(2)
+            return float(divergence(logprob_NJ - start_J).mean())
 
         def tell(value: float) -> str:
             return f"diverges by {value:.2g} nats per completion"
@@ -81,85 +94,83 @@ class LikelihoodFitness:
         sigma, found, seconds = bisect(divergence_at, self._options.divergence, tell)
         return Calibration(sigma, found, tell(found), rollouts.num_completions, rollouts.num_tokens, seconds)
 
-    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, generation: int) -> Judgement:
-        """See `Fitness.judge`."""
-        batch = self._draw(mean_D, generation)
-        fitness_N, divergence_N = np.zeros(len(theta_ND)), np.zeros(len(theta_ND))
-        scale = clipped = 0.0
-        if batch.examples:
-            log_ratio_NJT = self._log_ratios(theta_ND, mean_D, batch.examples, batch.token_ids)
-            fitness_N, clipped = self._surrogate(log_ratio_NJT, batch)
-            divergence_N = divergence(log_ratio_NJT.sum(2))
-            scale = (self._options.divergence / max(divergence_N.mean(), 1e-12)) ** 0.25
-        return Judgement(
-            fitness_N,
-            batch.rollouts.num_completions,
-            batch.rollouts.num_tokens,
-            batch.scores.timeouts,
-            batch.scores.crashes,
-            step_scale=float(np.clip(scale, *SCALE_BOUNDS)) if batch.examples else 1.0,
-            metrics=spread(fitness_N)
-            | {
-                "fitness_of_mean": batch.reward,
-                "informative": batch.informative,
-                "divergence": float(divergence_N.mean()),
-                "clipped": clipped,
-                "truncated": float(batch.rollouts.truncated_NPS.mean()),
-                "seconds_generate": batch.rollouts.seconds,
-                "seconds_score": batch.scores.seconds,
-            },
-        )
-
-    def _draw(self, mean_D: np.ndarray, generation: int) -> Batch:
+    def draw(self, mean_D: np.ndarray, generation: int) -> Batch:
         """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
         examples = draw_batch(self._config, self._task, generation)
         rollouts = self._sample(mean_D, examples, generation)
         score_NPS, scores = score_completions(self._scorer, [examples], rollouts)
         advantage_PS, kept_PS = advantages(score_NPS[0], self._options.normalise)
+        token_ids_PS = rollouts.token_ids_NPS[0]
+        samples: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for p, sample in np.argwhere(kept_PS).tolist():
+            samples.setdefault((p, token_ids_PS[p, sample]), []).append(sample)
+        kept_examples, token_ids = [examples[p] for p, _ in samples], [ids for _, ids in samples]
+        unit_PS = np.vectorize(len)(token_ids_PS) if self._options.ratio == "token" else 1
         return Batch(
-            [examples[p] for p, _ in np.argwhere(kept_PS)],
-            [rollouts.token_ids_NPS[0, p, s] for p, s in np.argwhere(kept_PS)],
-            advantage_PS[kept_PS],
-            float(mean_score(score_NPS)[0]),
-            float(kept_PS.any(axis=1).mean()),
-            rollouts,
-            scores,
+            kept_examples,
+            token_ids,
+            np.array([advantage_PS[p, same[0]] for (p, _), same in samples.items()]),
+            np.array([len(same) for same in samples.values()]),
+            self._logprobs(mean_D[None], kept_examples, token_ids)[0] if samples else np.zeros((0, 0)),
+            int((~np.isnan(score_NPS[0]) * unit_PS).sum()),
+            Cost(rollouts.num_completions, rollouts.num_tokens, scores.timeouts, scores.crashes),
+            {
+                "fitness_of_mean": float(mean_score(score_NPS)[0]),
+                "informative": float(kept_PS.any(axis=1).mean()),
+                "truncated": float(rollouts.truncated_NPS.mean()),
+                "seconds_generate": rollouts.seconds,
+                "seconds_score": scores.seconds,
+            },
+        )
+
+    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, batch: Batch) -> Judgement:
+        """See `Fitness.judge`."""
+        if not batch.examples:
+            nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
+            return Judgement(np.zeros(len(theta_ND)), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
+        logprob_NJT = self._logprobs(np.vstack([theta_ND, mean_D]), batch.examples, batch.token_ids)
+        fitness_N, clipped = self._surrogate(logprob_NJT[:-1] - batch.logprob_JT, batch)
+        near = float(divergence((logprob_NJT[:-1] - logprob_NJT[-1]).sum(2), batch.count_J).mean())
+        scale = (self._options.divergence / max(near, 1e-12)) ** 0.25
+        return Judgement(
+            fitness_N,
+            step_scale=float(np.clip(scale, *SCALE_BOUNDS)),
+            metrics=batch.metrics
+            | spread(fitness_N)
+            | {
+                "divergence": near,
+                "drift": float(divergence((logprob_NJT[-1:] - batch.logprob_JT).sum(2), batch.count_J)[0]),
+                "clipped": clipped,
+            },
         )
 
     def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
         return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
 
-    def _log_ratios(
-        self,
-        theta_ND: np.ndarray,
-        mean_D: np.ndarray,
-        examples: Sequence[Example],
-        token_ids: Sequence[tuple[int, ...]],
+    def _logprobs(
+        self, theta_ND: np.ndarray, examples: Sequence[Example], token_ids: Sequence[tuple[int, ...]]
     ) -> np.ndarray:
-        """log pi_theta - log pi_mean of every token, (N, J, T); zero beyond a completion's end."""
-        logprob_NJT = self._engine.logprobs(
-            Population(np.vstack([theta_ND, mean_D])),
-            examples,
-            token_ids,
-            self._config.sampling.temperature,
+        """log pi_theta of every token, (N, J, T); zero beyond a completion's end."""
+        return self._engine.logprobs(
+            Population(theta_ND), examples, token_ids, self._config.sampling.temperature
         )
-        return logprob_NJT[:-1] - logprob_NJT[-1:]
 
     def _surrogate(self, log_ratio_NJT: np.ndarray, batch: Batch) -> tuple[np.ndarray, float]:
         """PPO's clipped objective per candidate, (N,), and the share of ratios beyond the clip."""
         low, high = 1 - self._options.clip, 1 + self._options.clip
-        advantage_J = batch.advantage_J
+        weight_J = batch.count_J * batch.advantage_J
         if self._options.ratio == "sequence":
             ratio = exp_ratio(log_ratio_NJT.sum(2))
-            objective = np.minimum(ratio * advantage_J, np.clip(ratio, low, high) * advantage_J)
-            return objective.mean(axis=1), float(((ratio < low) | (ratio > high)).mean())
+            objective = np.minimum(ratio * weight_J, np.clip(ratio, low, high) * weight_J)
+            beyond = (ratio < low) | (ratio > high)
+            return objective.sum(axis=1) / batch.size, float(beyond.mean())
         ratio = exp_ratio(log_ratio_NJT)
         length_J = np.array([len(ids) for ids in batch.token_ids])
         inside_JT = np.arange(ratio.shape[2]) < length_J[:, None]
-        weight_JT = inside_JT * advantage_J[:, None]
+        weight_JT = inside_JT * weight_J[:, None]
         objective = np.minimum(ratio * weight_JT, np.clip(ratio, low, high) * weight_JT)
         beyond = ((ratio < low) | (ratio > high))[:, inside_JT]
-        return objective.sum(axis=(1, 2)) / length_J.sum(), float(beyond.mean())
+        return objective.sum(axis=(1, 2)) / batch.size, float(beyond.mean())
 
 
 def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -185,11 +196,11 @@ def exp_ratio(log_ratio: np.ndarray) -> np.ndarray:
     return np.exp(np.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
 
 
-def divergence(log_ratio_NJ: np.ndarray) -> np.ndarray:
+def divergence(log_ratio_NJ: np.ndarray, count_J: np.ndarray | None = None) -> np.ndarray:
     """KL(mean || candidate) per completion, (N,), from samples of the mean: E[rho - 1 - log rho] >= 0.
 
     The unbiased, non-negative estimator of Schulman ("Approximating KL divergence", 2020), log ratios cut
-    at +-20.
+    at +-20. `count_J` says how often each was sampled.
     """
     bounded = np.clip(log_ratio_NJ, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-    return (np.exp(bounded) - 1 - bounded).mean(axis=1)
+    return np.average(np.exp(bounded) - 1 - bounded, axis=1, weights=count_J)

@@ -3,6 +3,8 @@
 One more row is generated, the mean policy's: against it `change_rate` tells how far the candidates are apart.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from evolign.calibration import Calibration, calibrate
 from evolign.config import EssaConfig
 from evolign.engines import Engine
-from evolign.fitness.base import Judgement
+from evolign.fitness.base import NO_COST, Cost, Judgement
 from evolign.generation import (
     change_rate,
     draw_prompts,
@@ -22,11 +24,22 @@ from evolign.generation import (
 )
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
-from evolign.types import Population
+from evolign.types import Example, Population, Sampling
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The prompts of a generation, those of the mean policy last, and how they are sampled."""
+
+    examples_NP: list[Sequence[Example]]
+    sampling: Sampling
+    cost: Cost = NO_COST
 
 
 class RewardFitness:
     """F(theta) = mean reward of the candidate's own completions of the generation's prompts."""
+
+    steps = 1
 
     def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
@@ -35,13 +48,16 @@ class RewardFitness:
         """See `evolign.calibration.calibrate`."""
         return calibrate(self._engine, dim, self._task.train, sampling(self._config, 0), self._config)
 
-    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, generation: int) -> Judgement:
-        """See `Fitness.judge`."""
+    def draw(self, mean_D: np.ndarray, generation: int) -> Batch:
+        """See `Fitness.draw`."""
         examples_NP = with_mean_row(draw_prompts(self._config, self._task, generation))
-        rollouts = self._engine.generate(
-            Population(np.vstack([theta_ND, mean_D])), examples_NP, sampling(self._config, generation)
-        )
-        score_NPS, scores = score_completions(self._scorer, examples_NP, rollouts)
+        return Batch(examples_NP, sampling(self._config, generation))
+
+    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, batch: Batch) -> Judgement:
+        """See `Fitness.judge`."""
+        population = Population(np.vstack([theta_ND, mean_D]))
+        rollouts = self._engine.generate(population, batch.examples_NP, batch.sampling)
+        score_NPS, scores = score_completions(self._scorer, batch.examples_NP, rollouts)
         fitness_N = mean_score(score_NPS[:-1])
         shared = self._config.evolution.prompt_sharing == "shared"
         metrics: dict[str, Any] = spread(fitness_N) | {
@@ -51,11 +67,5 @@ class RewardFitness:
             "seconds_generate": rollouts.seconds,
             "seconds_score": scores.seconds,
         }
-        return Judgement(
-            fitness_N,
-            rollouts.num_completions,
-            rollouts.num_tokens,
-            scores.timeouts,
-            scores.crashes,
-            metrics=metrics,
-        )
+        cost = Cost(rollouts.num_completions, rollouts.num_tokens, scores.timeouts, scores.crashes)
+        return Judgement(fitness_N, cost, metrics=metrics)

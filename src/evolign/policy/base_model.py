@@ -61,6 +61,11 @@ class BaseModel:
         templated = not isinstance(prompt, str) and getattr(self.tokenizer, "chat_template", None)
         return self.tokenizer(self.render(prompt), add_special_tokens=not templated)["input_ids"]
 
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of a completion, its end-of-sequence token included."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id or self.eos_token_ids[0]]
+
     def encode_prompts(self, examples: Iterable[Example], max_new_tokens: int) -> dict[str, list[int]]:
         """Token ids by example id. Raises ConfigError if a prompt is empty or leaves no room."""
         encoded = {}

@@ -1,4 +1,4 @@
-"""The result as others load it: a PEFT adapter folder with a model card, or merged weights."""
+"""The result as others load it: a PEFT adapter or model folder with a model card, or merged weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,54 +10,100 @@ from evolign.policy.base_model import BaseModel
 CARD = """\
 ---
 base_model: {base}
-library_name: peft
-pipeline_tag: text-generation
-tags: [evolign, {method}, lora, evolution-strategies]
+library_name: {library}
+pipeline_tag: {pipeline}
+tags: [evolign, {method}{tags}]
 ---
 
 # {method} on {task}
 
-A LoRA adapter found by evolution with evolign: forward passes alone, no gradients after the warm start.
+{what}
 
 | metric | before | after |
 |---|---|---|
 {rows}
 
-Mean of {num} held-out prompts, 95 % interval in brackets. Exported: the mean of generation {generation} of
-{generations}. The run took {completions:,} completions and {seconds:,.0f} seconds.
+Mean of {num} held-out prompts, 95 % interval in brackets. Exported: {exported}. The run took {completions:,}
+completions and {seconds:,.0f} seconds.
 
 ```python
+{code}
+```
+"""
+BY_EVOLUTION = (
+    "A LoRA adapter found by evolution with evolign: forward passes alone, no gradients after the warm start."
+)
+ADAPTER_CODE = """\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), "path/to/this/folder")
-```
-"""
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), "path/to/this/folder")"""
+MODEL_CODE = """\
+from transformers import {auto}
+
+model = {auto}.from_pretrained("path/to/this/folder")"""
+PIPELINES = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+}
 
 
 def write_adapter(adapter: Adapter, folder: Path, summary: Mapping[str, Any]) -> None:
     """Write `adapter` and a card that tells its `summary` (the contents of result.json)."""
     adapter.write(folder)
-    (folder / "README.md").write_text(model_card(adapter, summary))
+    base = adapter.config["base_model_name_or_path"]
+    by_evolution = "exported_generation" in summary
+    what = BY_EVOLUTION if by_evolution else f"A LoRA adapter trained by {summary['method']} with evolign."
+    code = ADAPTER_CODE.format(base=base)
+    tags = ", lora, evolution-strategies" if by_evolution else ", lora"
+    (folder / "README.md").write_text(_card(summary, base, "peft", tags, what, code))
 
 
-def model_card(adapter: Adapter, summary: Mapping[str, Any]) -> str:
-    """The README.md of an exported adapter."""
+def write_model(model: Any, tokenizer: Any, base: str, folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write all weights of `model`, a language model or a classifier, its tokenizer, and a card."""
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    what = f"All weights trained by {summary['method']} with evolign."
+    is_classifier = "ForSequenceClassification" in type(model).__name__
+    auto = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
+    code = MODEL_CODE.format(auto=auto)
+    (folder / "README.md").write_text(_card(summary, base, "transformers", "", what, code, PIPELINES[auto]))
+
+
+def _card(
+    summary: Mapping[str, Any],
+    base: str,
+    library: str,
+    tags: str,
+    what: str,
+    code: str,
+    pipeline: str = "text-generation",
+) -> str:
     names = [name for name in summary["final"] if f"{name}_low" in summary["final"]]
     cells = [[_cell(summary[stage], name) for stage in ("baseline", "final")] for name in names]
     return CARD.format(
-        base=adapter.config["base_model_name_or_path"],
+        base=base,
+        library=library,
+        pipeline=pipeline,
         method=summary["method"],
+        tags=tags,
         task=summary["task"],
+        what=what,
         rows="\n".join(
             f"| {name} | {before} | {after} |" for name, (before, after) in zip(names, cells, strict=True)
         ),
         num=summary["num_examples"],
-        generation=summary["exported_generation"],
-        generations=summary["generations"],
+        exported=_exported(summary),
         completions=summary["completions"],
         seconds=summary["seconds"],
+        code=code,
     )
+
+
+def _exported(summary: Mapping[str, Any]) -> str:
+    if "exported_generation" in summary:
+        return f"the mean of generation {summary['exported_generation']} of {summary['generations']}"
+    return f"step {summary['exported_step']} of {summary['steps']}"
 
 
 def merge(base: BaseModel, adapter: Path, out: Path) -> None:

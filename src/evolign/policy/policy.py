@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from evolign.config import EssaConfig
+from evolign.config import AdapterConfig, EssaConfig
 from evolign.policy import SPACES
 from evolign.policy.adapter import Adapter, read_adapter
 from evolign.policy.base_model import BaseModel
@@ -38,20 +38,23 @@ def load_policy(config: EssaConfig, base: BaseModel, rows: Sequence[Example], fo
     An adapter already in `folder` is read, not trained again: so a resumed run starts from the same one.
     `rows` are the task's solved rows.
     """
-    if not folder.is_dir():
-        _make_adapter(config, base, rows, folder)
+    starting_adapter(config.adapter, config.seed, base, rows, folder)
     adapter = read_adapter(base.model, folder)
     space = resolve_name(SPACES[config.space.name])
     options = config.space.model_dump(exclude={"name"})
     return Policy(base, adapter, space(adapter, **options, seed=config.seed))
 
 
-def _make_adapter(config: EssaConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> None:
-    """Train or copy the starting adapter under a temporary name, then rename: all or nothing."""
+def starting_adapter(
+    config: AdapterConfig, seed: int, base: BaseModel, rows: Sequence[Example], folder: Path
+) -> None:
+    """Train or copy the starting adapter, where `folder` does not hold it yet: all of it or nothing."""
+    if folder.is_dir():
+        return
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    if config.adapter.path is None:
-        warm_start(base, config.adapter, rows, config.seed, partial)
+    if config.path is None:
+        warm_start(base, config, rows, seed, partial)
     else:
-        read_adapter(base.model, config.adapter.path).write(partial)
+        read_adapter(base.model, config.path).write(partial)
     os.replace(partial, folder)

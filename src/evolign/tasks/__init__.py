@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 
 TASKS = {
     "arithmetic": "evolign.tasks.arithmetic:Arithmetic",
-    "gsm8k": "evolign.tasks.gsm8k:Gsm8k",
+    "summaries": "evolign.tasks.summaries:Summaries",
     "rows": "evolign.tasks.rows:Rows",
+    "gsm8k": "evolign.tasks.gsm8k:Gsm8k",
+    "dolly": "evolign.tasks.presets:dolly",
+    "self_instruct": "evolign.tasks.presets:self_instruct",
+    "vicuna": "evolign.tasks.presets:vicuna",
+    "xsum": "evolign.tasks.presets:xsum",
+    "hh": "evolign.tasks.presets:hh",
 }
 
 

@@ -78,12 +78,20 @@ class Problem:
     careful: str
     sloppy: str
 
+    @property
+    def wrong(self) -> str:
+        """The sloppy solution, or one whose result is ten too high where the sloppy one is right."""
+        right = f"{MARKER} {self.answer}"
+        return self.sloppy if self.sloppy != right else f"{MARKER} {int(self.answer) + 10}"
+
 
 class Arithmetic:
     """The task: problems of the kinds `operations` (None: all) in equal parts, in random order.
 
     The warm-up examples, whose completion is the careful solution, are training problems that
-    `train` does not hold. Raises ConfigError if a kind is unknown or a split has too few problems.
+    `train` does not hold. With `solved` the rows of the other splits have it too, and with it a wrong
+    one, `rejected`: the sloppy solution, or where that is right one that is off by ten. Raises
+    ConfigError if a kind is unknown or a split has too few problems.
     """
 
     metric = "accuracy"
@@ -96,6 +104,7 @@ class Arithmetic:
         num_validation: int = 200,
         num_test: int = 500,
         num_warmup: int = 48,
+        solved: bool = False,
         operations: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -109,9 +118,9 @@ class Arithmetic:
         validation = distinct_problems("validation", kinds, num_validation, seed)
         test = distinct_problems("test", kinds, num_test, seed)
         self.warmup = _examples("warmup", learning[:num_warmup], solved=True)
-        self.train = _examples("train", learning[num_warmup:])
-        self.validation = _examples("validation", validation)
-        self.test = _examples("test", test)
+        self.train = _examples("train", learning[num_warmup:], solved=solved, pairs=solved)
+        self.validation = _examples("validation", validation, solved=solved, pairs=solved)
+        self.test = _examples("test", test, solved=solved, pairs=solved)
 
 
 def arithmetic_answer(
@@ -207,13 +216,16 @@ def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.integers(len(options)))]
 
 
-def _examples(split: str, problems: Sequence[Problem], *, solved: bool = False) -> list[Example]:
-    """The problems as examples; with `solved` they carry the careful solution."""
+def _examples(
+    split: str, problems: Sequence[Problem], *, solved: bool = False, pairs: bool = False
+) -> list[Example]:
+    """The problems as examples; `solved` ones carry the careful solution, `pairs` a wrong one too."""
     return [
         Example(
             id=f"{split}-{i}",
             prompt=problem.prompt,
             completion=problem.careful if solved else None,
+            rejected=problem.wrong if pairs else None,
             columns={"answer": problem.answer, "kind": problem.kind},
         )
         for i, problem in enumerate(problems)

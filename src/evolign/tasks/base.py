@@ -38,14 +38,22 @@ def prompt_key(prompt: Prompt) -> str:
 
 
 def check_splits(task: Task) -> None:
-    """Raise ConfigError if a split that must hold something is empty, or if a prompt repeats.
-
-    `train`, `validation` and `test` share no prompt, and none of them holds a prompt twice;
-    `warmup` shares none with `validation` and `test`. Every warm-up example has a completion.
-    """
+    """Raise ConfigError if a split that a run needs is empty, or for what `check_disjoint` finds."""
     for name in ("train", "validation"):
         if not getattr(task, name):
-            raise ConfigError(f"the task's {name} split is empty; give it at least one example")
+            raise ConfigError(
+                f"the task's {name} split is empty, so it can be evaluated on but not learnt from; give it"
+                " at least one example"
+            )
+    check_disjoint(task)
+
+
+def check_disjoint(task: Task) -> None:
+    """Raise ConfigError if a prompt repeats, or if a warm-up example has no completion.
+
+    `train`, `validation` and `test` share no prompt, and none of them holds a prompt twice;
+    `warmup` shares none with `validation` and `test`.
+    """
     if incomplete := [example.id for example in task.warmup if example.completion is None]:
         raise ConfigError(
             f"{len(incomplete)} warm-up examples have no completion (the first: {incomplete[0]!r});"
@@ -60,7 +68,7 @@ def check_splits(task: Task) -> None:
         ("warmup", "validation"),
         ("warmup", "test"),
     ):
-        _check_disjoint(one, getattr(task, one), other, getattr(task, other))
+        _check_none_shared(one, getattr(task, one), other, getattr(task, other))
 
 
 def check_no_repeats(name: str, examples: Sequence[Example]) -> None:
@@ -78,7 +86,7 @@ def check_no_repeats(name: str, examples: Sequence[Example]) -> None:
         raise ConfigError(f"the {name} split holds two examples with one id; make the ids unique")
 
 
-def _check_disjoint(one: str, examples: Sequence[Example], other: str, others: Sequence[Example]) -> None:
+def _check_none_shared(one: str, examples: Sequence[Example], other: str, others: Sequence[Example]) -> None:
     keys = {prompt_key(example.prompt) for example in examples}
     shared = [example for example in others if prompt_key(example.prompt) in keys]
     if shared:

@@ -23,6 +23,8 @@ from evolign.types import Example
 LOAD_SECONDS = 300.0  # a reward may import torch or read a model when it is loaded
 SOCKET_SECONDS = 60  # for a worker that stops reading or writing halfway through a message
 STDERR = 2
+REFERENCE = "reference"
+"""The column of reference completions, unless the task has one of its own by that name."""
 
 Item = tuple[Example, str]
 Outcome = list[float | None] | str
@@ -67,13 +69,14 @@ class RewardProcess:
     def send(self, job: int, items: list[Item]) -> None:
         """Hand out the job; `receive` says what it came to."""
         self.job = job
-        columns = dict.fromkeys(column for example, _ in items for column in example.columns)
+        columns_of = [_columns(example) for example, _ in items]
         self._send(
             {
                 "prompts": [example.prompt for example, _ in items],
                 "completions": [_as_trl_passes_it(example, text) for example, text in items],
                 "columns": {
-                    column: [example.columns.get(column) for example, _ in items] for column in columns
+                    name: [columns.get(name) for columns in columns_of]
+                    for name in dict.fromkeys(name for columns in columns_of for name in columns)
                 },
             }
         )
@@ -120,6 +123,12 @@ class RewardProcess:
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a dead worker; `receive` will find the same
             self.connection.send(message)
+
+
+def _columns(example: Example) -> dict[str, Any]:
+    """What the reward gets to know of a row: its columns, and its reference completion if it has one."""
+    reference = {} if example.completion is None else {REFERENCE: example.completion}
+    return {**reference, **example.columns}
 
 
 def _as_trl_passes_it(example: Example, text: str) -> Completion:

@@ -6,15 +6,16 @@ A reward has TRL's signature, so one that was written for TRL's GRPOTrainer runs
 
 Prompts, completions and every column are lists of equal length; the result has one finite number
 per completion, or None where the reward does not apply. A completion is a string, or, where the
-prompt is chat messages, a list with the assistant's message. A reward must be a pure function of
-its arguments. It runs in a worker process (see `scoring.py`).
+prompt is chat messages, a list with the assistant's message. Where a row has a reference completion,
+the column `reference` holds it (unless the row has a column of that name). A reward must be a pure
+function of its arguments. It runs in a worker process (see `scoring.py`).
 """
 
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +30,12 @@ REWARDS = {
     "arithmetic_answer": "evolign.tasks.arithmetic:arithmetic_answer",
     "gsm8k_answer": "evolign.tasks.rewards:gsm8k_answer",
     "math_answer": "evolign.tasks.rewards:math_answer",
+    "rouge_l": "evolign.tasks.rewards:rouge_l",
 }
+
+
+CLASSIFIER = "classifier:"
+"""What a reward's name begins with that is a model: `classifier:FOLDER`, see `classifier.py`."""
 
 
 def gsm8k_answer(
@@ -59,6 +65,35 @@ def math_answer(
     ]
 
 
+def rouge_l(
+    prompts: Sequence[Any],
+    completions: Sequence[Completion],
+    reference: Sequence[str | None] | None = None,
+    **columns: Any,
+) -> list[float | None]:
+    """ROUGE-L F1 of the completion against the reference (Lin 2004; rouge-score with Porter's stemmer).
+
+    The score, 0 to 1, compares words without their case and marks. An empty completion scores 0; without
+    a reference the reward does not apply.
+    """
+    golds = [None] * len(completions) if reference is None else reference
+    return [
+        None if gold is None else _rouge_l_f1(str(gold), completion_text(completion))
+        for completion, gold in zip(completions, golds, strict=True)
+    ]
+
+
+def _rouge_l_f1(gold: str, text: str) -> float:
+    return float(_rouge_scorer().score(gold, text)["rougeL"].fmeasure)
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
 def completion_text(completion: Completion) -> str:
     """The text of a completion, whether it is a string or TRL's list of one assistant message."""
     return completion if isinstance(completion, str) else completion[0]["content"]
@@ -67,11 +102,16 @@ def completion_text(completion: Completion) -> str:
 def load_reward(spec: str) -> Reward:
     """The reward function that `spec` names.
 
-    `spec` is a key of `REWARDS`, a dotted path ("package.module:function" or
-    "package.module.function"), or a file and a function ("rewards.py:function", relative to the
-    working directory; the file's own directory is put on `sys.path` so that it can import its
-    neighbours). Raises ConfigError if there is no such function or its module cannot be imported.
+    `spec` is a key of `REWARDS`, "classifier:FOLDER" (see `classifier.py`), a dotted path
+    ("package.module:function" or "package.module.function"), or a file and a function
+    ("rewards.py:function", relative to the working directory; the file's own directory is put on
+    `sys.path` so that it can import its neighbours). Raises ConfigError if there is no such function or
+    its module cannot be imported.
     """
+    if spec.startswith(CLASSIFIER):
+        from evolign.tasks.classifier import load_classifier
+
+        return load_classifier(spec)
     where, name = _split(REWARDS.get(spec, spec))
     module = _import_file(spec, where) if where.endswith(".py") else _import_module(spec, where)
     try:
@@ -92,6 +132,10 @@ def absolute_spec(spec: str) -> str:
     """
     if spec in REWARDS:
         return spec
+    if spec.startswith(CLASSIFIER):
+        from evolign.tasks.classifier import located
+
+        return located(spec)
     where, name = _split(spec)
     if not where.endswith(".py"):
         return spec

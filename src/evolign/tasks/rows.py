@@ -7,6 +7,10 @@ A row is whatever your file holds, for instance a line of JSON:
 With `prompt="Question: {question}\nAnswer:"` it becomes the prompt "Question: What is 12 * 12?..."
 and the reward is called with the columns that are left (those of `completion` too):
 `reward(prompts=[...], completions=[...], answer=["144"], source=["squares.txt"])`.
+
+A row of preferences holds two completions, `completion` names the chosen one and `rejected` the other:
+
+    {"question": "What is 12 * 12?", "good": "It is 144.", "bad": "It is 122."}
 """
 
 import hashlib
@@ -17,7 +21,7 @@ from typing import Any
 
 from evolign.errors import ConfigError
 from evolign.seeding import stream
-from evolign.tasks.base import check_splits, prompt_key
+from evolign.tasks.base import check_disjoint, check_splits, prompt_key
 from evolign.tasks.reading import Row, check_enough, column, read_rows
 from evolign.tasks.rewards import completion_text
 from evolign.types import Example, Prompt
@@ -34,23 +38,28 @@ class Rows:
     """The task of your own rows.
 
     `prompt` is a column or a template over columns such as "Question: {question}\nAnswer:"; so is
-    `completion`, where there are references. A prompt column may hold chat messages. Where
-    `validation` is None, its rows are taken from `train`, drawn by `seed`; so are the warm-up rows.
-    Of rows with one prompt the first counts. Sources are described in `reading.py`; they may also
+    `completion`, where there are references, and `rejected`, where there are worse ones. A prompt
+    column may hold chat messages. Where `validation` is None, its rows are taken from `train`, drawn
+    by `seed`; so are the warm-up rows, and `num_test` test rows where `test` is None. Without `train`
+    the task is for evaluation alone. Of rows with one prompt the first counts; pairs of two equal
+    completions are left out. Sources are described in `reading.py`; they may also
     be lists of dicts or `datasets.Dataset`s. Raises ConfigError for whatever is wrong with them.
     """
 
     def __init__(
         self,
         *,
-        train: Source,
+        train: Source | None = None,
         validation: Source | None = None,
         test: Source | None = None,
         prompt: str = "prompt",
         completion: str | None = None,
+        rejected: str | None = None,
         system: str | None = None,
         chat: bool = False,
+        num_train: int | None = None,
         num_validation: int = 100,
+        num_test: int = 0,
         num_warmup: int = 0,
         reward: str | Callable[..., Any] = "math_answer",
         metric: str = "reward",
@@ -61,39 +70,68 @@ class Rows:
                 f"task.num_warmup = {num_warmup} needs task.completion, the column or template"
                 " that the warm start is trained on; set it, or set num_warmup to 0"
             )
+        if rejected is not None and completion is None:
+            raise ConfigError(
+                f"task.rejected = {rejected!r} needs task.completion, the chosen one of each pair; set it"
+            )
         self.reward, self.metric = reward, metric
-        self._prompt, self._completion = prompt, completion
+        self._prompt, self._completion, self._rejected = prompt, completion, rejected
         self._system, self._chat = system, chat
-        everything = self._examples(train, "train")
+        everything = [] if train is None else self._examples(train, "train")
+        self.validation = [] if validation is None else self._examples(validation, "validation")
+        self.test = [] if test is None else self._examples(test, "test")
+        self.train: list[Example] = []
+        self.warmup: list[Example] = []
+        if train is None:
+            if not self.test:
+                raise ConfigError(
+                    "task.train and task.test are both null; name rows to learn from, or rows to evaluate on"
+                )
+            return check_disjoint(self)
         held_out = num_validation if validation is None else 0
-        check_enough(everything, "task.train", num_warmup=num_warmup, num_validation=held_out)
+        tested = num_test if test is None else 0
+        wanted = {"num_warmup": num_warmup, "num_validation": held_out} | (
+            {"num_test": tested} if tested else {}
+        )
+        check_enough(everything, "task.train", **wanted)
         shuffled = [everything[i] for i in stream(seed, "rows", "split").permutation(len(everything))]
-        self.warmup = shuffled[:num_warmup]
-        self.train = shuffled[num_warmup + held_out :]
-        if validation is None:
-            self.validation = shuffled[num_warmup : num_warmup + held_out]
-        else:
-            self.validation = self._examples(validation, "validation")
-        self.test: list[Example] = [] if test is None else self._examples(test, "test")
+        self.warmup, shuffled = shuffled[:num_warmup], shuffled[num_warmup:]
+        self.validation, shuffled = self.validation + shuffled[:held_out], shuffled[held_out:]
+        self.test, shuffled = self.test + shuffled[:tested], shuffled[tested:]
+        self.train = shuffled[:num_train]
         check_splits(self)
 
     def _examples(self, source: Source, split: str) -> list[Example]:
-        """The examples of a source, without those whose prompt came before."""
+        """The examples of a source, without pairs of equals and those whose prompt came before."""
         rows = read_rows(source, f"task.{split}", split)
         examples: dict[str, Example] = {}
+        equal = 0
         for number, row in enumerate(rows, start=1):
-            prompt = self._rendered_prompt(row, number)
-            key = prompt_key(prompt)
-            if key not in examples:
-                examples[key] = Example(
-                    id=hashlib.blake2b(key.encode(), digest_size=8).hexdigest(),
-                    prompt=prompt,
-                    completion=self._rendered_completion(row, number),
-                    columns=self._columns(row),
-                )
-        if repeated := len(rows) - len(examples):
+            example = self._example(row, number)
+            if example.rejected is not None and example.rejected == example.completion:
+                equal += 1
+            else:
+                examples.setdefault(prompt_key(example.prompt), example)
+        if equal == len(rows):
+            raise ConfigError(
+                f"task.{split}: in all {equal} rows task.rejected = {self._rejected!r} is the same text as"
+                f" task.completion = {self._completion!r}; name the column of the worse completion"
+            )
+        if equal:
+            log.warning("task.%s: left out %d pairs whose two completions are equal", split, equal)
+        if repeated := len(rows) - equal - len(examples):
             log.warning("task.%s: left out %d rows whose prompt came before", split, repeated)
         return list(examples.values())
+
+    def _example(self, row: Row, number: int) -> Example:
+        prompt = self._rendered_prompt(row, number)
+        return Example(
+            id=hashlib.blake2b(prompt_key(prompt).encode(), digest_size=8).hexdigest(),
+            prompt=prompt,
+            completion=_answer(self._completion, row, number, "task.completion"),
+            rejected=_answer(self._rejected, row, number, "task.rejected"),
+            columns={k: value for k, value in row.items() if k not in {self._prompt, *RESERVED}},
+        )
 
     def _rendered_prompt(self, row: Row, number: int) -> Prompt:
         value = _rendered(self._prompt, row, number, "task.prompt")
@@ -112,14 +150,19 @@ class Rows:
             messages.insert(0, {"role": "system", "content": self._system})
         return messages
 
-    def _rendered_completion(self, row: Row, number: int) -> str | None:
-        if self._completion is None:
-            return None
-        value = _rendered(self._completion, row, number, "task.completion")
-        return completion_text(value) if _is_messages(value) else str(value)
 
-    def _columns(self, row: Row) -> Row:
-        return {name: value for name, value in row.items() if name not in {self._prompt, *RESERVED}}
+def _answer(template: str | None, row: Row, number: int, field: str) -> str | None:
+    """The text of a completion, None where no column is named for it; ConfigError if it is empty."""
+    if template is None:
+        return None
+    value = _rendered(template, row, number, field)
+    text = completion_text(value) if _is_messages(value) else str(value)
+    if not text.strip():
+        raise ConfigError(
+            f"{field} = {template!r} is empty in row {number}, so there is nothing to learn from it;"
+            " remove the row"
+        )
+    return text
 
 
 def _rendered(template: str, row: Row, number: int, field: str) -> Any:

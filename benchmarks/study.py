@@ -1,0 +1,148 @@
+"""The study of docs/results.md: makes its runs, or goes on with them, and rewrites the tables on the page.
+
+    python benchmarks/study.py                       # all of it: `make study`
+    python benchmarks/study.py B --seeds 3 4         # one study, further seeds
+    python benchmarks/study.py --tables              # the tables alone, from the runs that there are
+
+benchmarks/study.yaml says which runs. Two processes of one thread each work at a time; a finished run is left
+as it is, an interrupted one is resumed. Runs land in runs/study/<study>/<entry>/seed<n>.
+"""
+
+import argparse
+import json
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+RUNS = HERE.parent / "runs" / "study"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("studies", nargs="*", help="A, B or C; default: all")
+    parser.add_argument("--seeds", nargs="*", type=int)
+    parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    spec = yaml.safe_load((HERE / "study.yaml").read_text())
+    seeds = options.seeds if options.seeds is not None else spec["seeds"]
+    for name in options.studies or spec["studies"]:
+        study = spec["studies"][name]
+        if not options.tables:
+            for stage in ("first", "entries"):
+                jobs = [(name, entry, seed) for seed in seeds for entry in study.get(stage, {})]
+                with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+                    for told in pool.map(make, *zip(*jobs, strict=True)) if jobs else ():
+                        print(told, flush=True)
+        write_tables(name, study)
+
+
+def make(name: str, entry: str, seed: int) -> str:
+    """One run, finished; and what is measured of it beside its own test."""
+    import evolign
+    from evolign.display import Silent
+    from evolign.recipe import parse
+
+    study = yaml.safe_load((HERE / "study.yaml").read_text())["studies"][name]
+    out = RUNS / name / entry / f"seed{seed}"
+    if (out / "result.json").is_file():
+        result = evolign.resume(out)
+    elif (out / "config.json").is_file():
+        result = evolign.resume(out, progress=Silent())
+    else:
+        tree = filled(merged(study["base"], (study.get("first", {}) | study["entries"])[entry]), name, seed)
+        result = evolign.run(parse(tree, [f"seed={seed}"], source=entry), out, progress=Silent())
+    if entry in study["entries"]:
+        for label, overrides in study.get("elsewhere", {}).items():
+            judged(out, label, filled(overrides, name, seed))
+        if "judge" in study:
+            win_rate(out, study["judge"])
+    return f"{name} {entry:28} seed {seed}: {result.summary['final']}"
+
+
+def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`more` on top of `base`, section by section."""
+    result = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def filled(tree: Any, name: str, seed: int) -> Any:
+    """`tree` with {study} and {seed} in its texts filled in."""
+    text = json.dumps(tree).replace("{study}", str(RUNS / name)).replace("{seed}", str(seed))
+    return json.loads(text)
+
+
+def judged(run: Path, label: str, overrides: list[str]) -> None:
+    """Judge a run elsewhere, once: <label>.json and <label>.jsonl beside its directory."""
+    import evolign
+
+    out = run.with_name(f"{run.name}-{label.replace(' ', '-')}.json")
+    if not out.is_file():
+        found = evolign.assess(str(run), overrides=overrides, out=out.with_suffix(".jsonl"))
+        out.write_text(json.dumps(found.metrics))
+
+
+def win_rate(run: Path, by: str) -> None:
+    """Wins of the run's completions over the references by a scripted judge."""
+    import evolign
+
+    out = run.with_name(f"{run.name}-win-rate.json")
+    if not out.is_file():
+        found = evolign.judge(run.with_name(f"{run.name}-rouge.jsonl"), by=f"{HERE}/{by}")
+        out.write_text(json.dumps(found.summary))
+
+
+def write_tables(name: str, study: dict[str, Any]) -> None:
+    """Rewrite the part of the page between the study's markers."""
+    import evolign
+
+    entries = {entry: sorted((RUNS / name / entry).glob("seed[0-9]*/")) for entry in study["entries"]}
+    entries = {entry: [p for p in paths if (p / "result.json").is_file()] for entry, paths in entries.items()}
+    text = RUNS / name / "report.md"
+    evolign.compare(
+        {entry: [str(path) for path in paths] for entry, paths in entries.items() if paths},
+        out=RUNS / name / "report.html",
+        markdown=text,
+        metric=study["metric"],
+    )
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    table = "\n".join([begin, "", text.read_text().strip(), *elsewhere(study, entries), "", end])
+    page = PAGE.read_text()
+    assert begin in page and end in page, f"{PAGE} has no markers of {name}"
+    PAGE.write_text(re.sub(f"{begin}.*{end}", lambda _: table, page, flags=re.DOTALL))
+
+
+def elsewhere(study: dict[str, Any], entries: dict[str, list[Path]]) -> list[str]:
+    """A table of what was measured beside the runs' own tests: mean over seeds, lowest and highest."""
+    labels = [*study.get("elsewhere", {}), *(["win rate"] if "judge" in study else [])]
+    if not labels:
+        return []
+    lines = ["", f"| entry | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
+    for entry, runs in entries.items():
+        cells = []
+        for label in labels:
+            files = [run.with_name(f"{run.name}-{label.replace(' ', '-')}.json") for run in runs]
+            found = [json.loads(file.read_text()) for file in files if file.is_file()]
+            key = "win_rate" if label == "win rate" else study["metric"]
+            values = [metrics[key] for metrics in found]
+            mean = sum(values) / max(len(values), 1)
+            cells.append(f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})" if values else "-")
+        lines.append(f"| {entry} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A judge that is a function: for studies, and where a rule says who wins."""
+
+import runpy
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evolign.errors import ConfigError, JudgeError
+from evolign.judging.base import Answer, Question, Reply, Verdict
+
+
+class ScriptedJudge:
+    """`function(prompt, a, b)` returns "A", "B" or "tie"; anything else is an invalid verdict."""
+
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        self.name = name or str(getattr(function, "__name__", function))
+        self._function = function
+
+    def estimate(self, questions: Sequence[Question]) -> None:
+        """See `Judge.estimate`: a function costs nothing."""
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """See `Judge.answers`. Raises JudgeError where the function raises."""
+        for i, question in enumerate(questions):
+            try:
+                said = self._function(question.prompt, question.a, question.b)
+            except Exception as error:  # whatever the user's function raises
+                raise JudgeError(
+                    f"the judge {self.name} raised {type(error).__name__}: {error}, asked about the prompt "
+                    f"{str(question.prompt)!r:.80}"
+                ) from error
+            verdict: Verdict = said if said in ("A", "B", "tie") else "invalid"
+            yield i, Answer(verdict, Reply(str(said)))
+
+
+def load_script(spec: str) -> ScriptedJudge:
+    """The judge that `file.py:function` names. Raises ConfigError where there is none."""
+    file, _, name = spec.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"judge = {spec!r}: the file {str(path)!r} does not exist")
+    try:
+        namespace = runpy.run_path(str(path))
+    except Exception as error:  # whatever the user's file raises
+        raise ConfigError(
+            f"judge = {spec!r}: running {str(path)!r} raised {type(error).__name__}: {error}"
+        ) from error
+    if not callable(namespace.get(name)):
+        raise ConfigError(f"judge = {spec!r}: {str(path)!r} holds no function {name!r}")
+    return ScriptedJudge(namespace[name], spec)

@@ -1,0 +1,142 @@
+"""What is measured of completions, and how sure it is: pure functions of scores and texts.
+
+ROUGE F1 (Lin 2004), the unbiased pass@k (Chen et al. 2021, equation 1), Wilson's and the bootstrap's 95 %
+intervals.
+"""
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from evolign.seeding import stream
+
+Z = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
+RESAMPLES = 2000
+"""Resamples of a bootstrap."""
+ROUGE = ("rouge1", "rouge2", "rougeL")
+STEMS_KEPT = 100_000
+"""Words whose stem is remembered."""
+TEXTS_KEPT = 4096
+"""Texts whose words are remembered: references come again and again."""
+
+
+def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean; NaN scores (reward not applicable) are left out.
+
+    Wilson's is for shares: if a score is neither 0 nor 1 (a failure score, say), it is a bootstrap after all.
+    """
+    score_P = score_P[~np.isnan(score_P)]
+    if metric == "accuracy" and np.isin(score_P, (0.0, 1.0)).all():
+        return wilson(float(score_P.sum()), len(score_P))
+    return bootstrap(score_P, seed)
+
+
+def wilson(successes: float, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share (Wilson 1927)."""
+    share = successes / trials
+    centre = share + Z**2 / (2 * trials)
+    spread = Z * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    scale = 1 + Z**2 / trials
+    return max(0.0, float((centre - spread) / scale)), min(1.0, float((centre + spread) / scale))
+
+
+def bootstrap(score_P: np.ndarray, seed: int) -> tuple[float, float]:
+    """The percentile bootstrap's 95 % interval of a mean."""
+    rng = stream(seed, "bootstrap")
+    means = rng.choice(score_P, (RESAMPLES, len(score_P))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def bootstrap_share(hits_P: np.ndarray, trials_P: np.ndarray, seed: int) -> tuple[float, float]:
+    """The percentile bootstrap's 95 % interval of sum(hits) / sum(trials), resampling the P prompts.
+
+    The trials of one prompt depend on each other, so they are drawn together. Prompts without a trial are
+    left out. Where all trials hit, or none does, there is nothing to resample: it is Wilson's interval of as
+    many prompts.
+    """
+    asked = trials_P > 0
+    hits_P, trials_P = hits_P[asked], trials_P[asked]
+    if (hits_P == 0).all() or (hits_P == trials_P).all():
+        return wilson(float((hits_P > 0).sum()), len(hits_P))
+    rng = stream(seed, "bootstrap")
+    drawn = rng.integers(len(hits_P), size=(RESAMPLES, len(hits_P)))
+    low, high = np.quantile(hits_P[drawn].sum(axis=1) / trials_P[drawn].sum(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """The chance that at least one of `k` samples is correct, given that `correct` of `samples` are.
+
+    Unbiased: 1 - C(samples - correct, k) / C(samples, k), by the product of Chen et al. 2021 (equation 1,
+    figure 3), which does not overflow. Raises ValueError where `k` exceeds `samples`.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs at least {k} samples per prompt, not {samples}")
+    if samples - correct < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(samples - correct + 1, samples + 1)))
+
+
+def has_words(text: str) -> bool:
+    """Whether ROUGE finds anything to compare in `text`: it reads letters a to z and digits alone."""
+    return any(character.isascii() and character.isalnum() for character in text.lower())
+
+
+def rouge(reference: str, text: str) -> dict[str, float]:
+    """ROUGE-1, -2 and -L F1 of `text` against `reference`, 0 to 1: those of rouge-score, `use_stemmer=True`.
+
+    Words are lower-cased, cut at whatever is no letter a to z or digit, and stemmed by Porter's algorithm
+    where they have more than three letters. ROUGE-L takes the text as one sequence, line breaks included.
+    The longest common subsequence is ours: the library's takes most of the time of an evaluation.
+    """
+    from rouge_score.scoring import fmeasure
+
+    gold, words = _words(reference), _words(text)
+    found = {name: float(score.fmeasure) for name, score in _ngram_scorer().score(gold, words).items()}
+    common = _common_subsequence(gold, words)
+    found["rougeL"] = float(fmeasure(common / len(words), common / len(gold))) if common else 0.0
+    return found
+
+
+def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest common subsequence, by bits: Allison and Dix 1986."""
+    places: dict[str, int] = {}
+    for i, word in enumerate(one):
+        places[word] = places.get(word, 0) | 1 << i
+    row = 0
+    for word in other:
+        candidates = row | places.get(word, 0)
+        row = candidates & ((candidates - (row << 1 | 1)) ^ candidates)
+    return row.bit_count()
+
+
+@lru_cache(TEXTS_KEPT)
+def _words(text: str) -> tuple[str, ...]:
+    from rouge_score import tokenize
+
+    return tuple(tokenize.tokenize(text, _stemmer()))
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    class Stemmer:
+        stem = staticmethod(lru_cache(STEMS_KEPT)(PorterStemmer().stem))
+
+    return Stemmer
+
+
+@cache
+def _ngram_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    class Words:
+        def tokenize(self, words: Sequence[str]) -> Sequence[str]:
+            return words
+
+    return RougeScorer(["rouge1", "rouge2"], tokenizer=Words())

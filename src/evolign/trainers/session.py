@@ -1,0 +1,254 @@
+"""A training run's memory: what it has cost, the best weights, and where all of it is kept."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evolign.config import GradientConfig
+from evolign.display import Progress
+from evolign.engines import Engine
+from evolign.evaluation import Evaluation, evaluate_split
+from evolign.provenance import peak_memory_bytes
+from evolign.result import keep_samples, reported_split, summarise
+from evolign.rundir import RunDir
+from evolign.tasks.base import Task
+from evolign.tasks.scoring import Scorer
+from evolign.trainers.checkpoints import best_file, restore, seal
+from evolign.trainers.trainable import Trainable
+from evolign.types import Example, Population, Rollouts, Sampling
+
+POLICY = Population(np.zeros((1, 0)))
+"""The live model: a population of one."""
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights and optimiser: all of it is JSON."""
+
+    baseline: dict[str, float] = field(default_factory=dict)
+    """Metrics of the starting point on the reported split."""
+    completions: int = 0
+    generated_tokens: int = 0
+    validation_completions: int = 0
+    seconds: float = 0.0
+    timeouts: int = 0
+    crashes: int = 0
+    step: int = 0
+    """Optimiser steps that are done."""
+    best_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Validation metrics of the best step so far."""
+    stopped: str = ""
+    """Which limit has ended training."""
+
+
+class Session(ABC):
+    """State and records of one training run, restored from and saved to the run directory."""
+
+    def __init__(
+        self, config: GradientConfig, run: RunDir, task: Task, trainable: Trainable, progress: Progress
+    ) -> None:
+        self.config, self.run, self.task = config, run, task
+        self.trainable, self.progress = trainable, progress
+        saved = restore(run)
+        for warning in run.warnings:
+            progress.say(f"Warning: {warning}")
+        self.checkpoint = saved[0] if saved else None
+        """The Trainer's folder to resume from."""
+        self.state = State(**saved[1]) if saved else State()
+        self.steps_in_all = 0
+        self._clock = 0.0
+        self._row: dict[str, Any] = {}
+
+    @abstractmethod
+    def judge(self, split: str) -> Evaluation:
+        """How good the model is on a split of the task."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """What result.json calls the metric."""
+
+    @property
+    @abstractmethod
+    def ranking(self) -> list[str]:
+        """The metrics that select the exported weights, the deciding one first."""
+
+    def start(self, steps_in_all: int) -> None:
+        """Judge the starting point of a new run, or say where a resumed one goes on."""
+        self.steps_in_all = steps_in_all
+        self.progress.begin(steps_in_all, self.config.training.max_minutes)
+        if self.checkpoint is not None:
+            self.progress.say(f"Resuming after step {self.state.step}.")
+        else:
+            self.state.baseline = self._test("baseline").metrics
+            self._clock = time.perf_counter()
+            first = self.validate()
+            self._tick()
+            self._record(first)
+        self._clock = time.perf_counter()
+
+    def note(self, **metrics: float) -> None:
+        """Add to the row of the step that is being made."""
+        self._row |= metrics
+
+    def add(self, **parts: float) -> None:
+        """Add up metrics of the step that is being made over its micro-batches."""
+        self.note(**{name: self._row.get(name, 0.0) + value for name, value in parts.items()})
+
+    def end_step(self, step: int) -> None:
+        """Count a step and judge the model if that is due; `state.stopped` says which limit was reached."""
+        state = self.state
+        state.step = step
+        self._tick()
+        state.stopped = self._reached_limit()
+        if step % self.config.evaluation.every == 0 or state.stopped:
+            self._row |= self.validate()
+            state.stopped = state.stopped or self._reached_target()
+            self._tick()
+
+    def log(self, logs: dict[str, float]) -> None:
+        """Write the row of the step that has just ended."""
+        named = ("loss", "grad_norm", "learning_rate", "epoch")
+        row = {name: float(logs[name]) for name in named if name in logs} | self._row
+        self._row = {}
+        self._record({name: value for name, value in row.items() if math.isfinite(value)})
+
+    def save(self, step: int) -> None:
+        """Seal the Trainer's checkpoint of `step`."""
+        seal(self.run, step, asdict(self.state))
+
+    def _reached_limit(self) -> str:
+        limits, state = self.config.training, self.state
+        if state.step >= self.steps_in_all:
+            return f"max_steps = {limits.max_steps}" if limits.max_steps else f"epochs = {limits.epochs:g}"
+        if limits.max_completions and state.completions >= limits.max_completions:
+            return f"max_completions = {limits.max_completions}"
+        if limits.max_minutes and state.seconds >= 60 * limits.max_minutes:
+            return f"max_minutes = {limits.max_minutes}"
+        return ""
+
+    def validate(self) -> dict[str, float]:
+        """Judge the model on the validation prompts and keep its weights if it is the best so far."""
+        state = self.state
+        found = self.judge("validation")
+        state.validation_completions += found.num_completions
+        if not state.best or self._rank(found.metrics) > self._rank(state.best):
+            state.best, state.best_step = found.metrics, state.step
+            self.trainable.save(best_file(self.run, state.step))
+        keep_samples(
+            self.config, self.run, found, {"step": state.step, "split": "validation"}, per_decoding=False
+        )
+        return {f"eval/{name}": value for name, value in found.metrics.items()}
+
+    def finish(self) -> dict[str, Any]:
+        """Return to the best weights, judge them on the reported split, and say what result.json holds."""
+        state = self.state
+        self.trainable.load(best_file(self.run, state.best_step))
+        split = reported_split(self.task)
+        self.progress.say(
+            f"Stopped at {state.stopped}. Testing on {len(getattr(self.task, split))} {split} prompts."
+        )
+        final = self._test("final")
+        return summarise(
+            self.config,
+            self.task,
+            {"baseline": state.baseline, "final": final.metrics},
+            self.metric,
+            exported_step=state.best_step,
+            validation=state.best,
+            stopped=state.stopped,
+            trainable_parameters=sum(p.numel() for p in self.trainable.parameters().values()),
+            steps=state.step,
+            completions=state.completions,
+            validation_completions=state.validation_completions,
+            generated_tokens=state.generated_tokens,
+            reward_timeouts=state.timeouts,
+            reward_crashes=state.crashes,
+            seconds=state.seconds,
+        )
+
+    def _test(self, stage: str) -> Evaluation:
+        found = self.judge(reported_split(self.task))
+        stamp = {"step": self.state.step, "split": reported_split(self.task), "stage": stage}
+        keep_samples(self.config, self.run, found, stamp)
+        return found
+
+    def _record(self, row: dict[str, Any]) -> None:
+        totals = ("step", "completions", "generated_tokens", "seconds")
+        row = {name: getattr(self.state, name) for name in totals} | row
+        row["peak_memory_bytes"] = peak_memory_bytes()
+        self.run.append("metrics.jsonl", [row])
+        self.progress.record(row)
+
+    def _tick(self) -> None:
+        """Count the time since the last tick."""
+        now = time.perf_counter()
+        self.state.seconds += now - self._clock
+        self._clock = now
+
+    def _reached_target(self) -> str:
+        target = self.config.training.target
+        reached = target is not None and self.state.best[self.ranking[0]] >= target
+        return f"target = {target}" if reached else ""
+
+    def _rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
+        return tuple(metrics[name] for name in self.ranking)
+
+
+class PolicySession(Session):
+    """The session of a method that trains a policy: judged, and sampled from, by the engine."""
+
+    def __init__(self, *given: Any, engine: Engine, scorer: Scorer) -> None:
+        super().__init__(*given)
+        self._engine, self._scorer = engine, scorer
+        self._step_reward: list[np.ndarray] = []
+
+    def sample(self, examples: Sequence[Example], sampling: Sampling) -> Rollouts:
+        """Completions of `examples` by the model as it stands, counted: shape (1, P, S)."""
+        with self.trainable.inference():
+            rollouts = self._engine.generate(POLICY, [examples], sampling)
+        self.state.completions += rollouts.num_completions
+        self.state.generated_tokens += rollouts.num_tokens
+        return rollouts
+
+    def score(self, examples: Sequence[Example], completions: Sequence[str]) -> np.ndarray:
+        """The reward of every completion, NaN where it does not apply; goes into the step's row."""
+        scores = self._scorer.score(examples, completions)
+        self.state.timeouts += scores.timeouts
+        self.state.crashes += scores.crashes
+        self._step_reward.append(scores.values)
+        return scores.values
+
+    def log(self, logs: dict[str, float]) -> None:
+        """See `Session.log`."""
+        rewards = np.concatenate([*self._step_reward, [np.nan]])
+        if not np.isnan(rewards).all():
+            self.note(reward_mean=float(np.nanmean(rewards)))
+        self._step_reward = []
+        super().log(logs)
+
+    def judge(self, split: str) -> Evaluation:
+        """See `Session.judge`."""
+        with self.trainable.inference():
+            theta_D = POLICY.theta_ND[0]
+            found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, theta_D)
+        self.state.timeouts += found.timeouts
+        self.state.crashes += found.crashes
+        return found
+
+    @property
+    def metric(self) -> str:
+        """See `Session.metric`."""
+        return self.task.metric
+
+    @property
+    def ranking(self) -> list[str]:
+        """See `Session.ranking`."""
+        options = self.config.evaluation
+        return [f"{self.task.metric}_{name}" for name in (options.select_by, *sorted(options.decoding))]

@@ -1,0 +1,110 @@
+"""How the Trainer of transformers serves a run: its arguments, its records, its checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from evolign.config import GradientConfig
+from evolign.trainers.session import Session
+
+WEIGHTS = "trainable.safetensors"
+
+
+class Recorder(TrainerCallback):
+    """Hands the Trainer's steps to the session: counting, validation, rows, checkpoints, limits.
+
+    A checkpoint is written with every validation, but only between batches of completions: every
+    `steps_per_batch` steps.
+    """
+
+    def __init__(self, session: Session, steps_per_batch: int = 1) -> None:
+        self._session, self._steps_per_batch = session, steps_per_batch
+        self._save_is_due = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.start(state.max_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        step = state.global_step
+        self._session.end_step(step)
+        stopped = bool(self._session.state.stopped)
+        control.should_training_stop = control.should_training_stop or stopped
+        self._save_is_due = self._save_is_due or step % self._session.config.evaluation.every == 0
+        if stopped or (self._save_is_due and step % self._steps_per_batch == 0):
+            control.should_save, self._save_is_due = True, False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self._session.log(logs | {"epoch": state.epoch or 0.0})
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.save(state.global_step)
+
+
+class Resumable:
+    """Mixed into a Trainer: of the model, a checkpoint holds what is trained, as safetensors."""
+
+    session: Any
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        self.session.trainable.save(Path(output_dir) / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.session.trainable.load(Path(resume_from_checkpoint) / WEIGHTS)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The run directory has its own."""
+
+
+def arguments(config: GradientConfig, session: Session, **more: Any) -> dict[str, Any]:
+    """The fields of TrainingArguments that every method shares; `more` comes on top."""
+    training, base = config.training, session.trainable.base
+    on_cpu = base.model.device.type == "cpu"
+    micro_batch_size = training.micro_batch_size or training.batch_size
+    checkpointing = (
+        not on_cpu if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+    )
+    mixed = not on_cpu and torch.cuda.is_bf16_supported()
+    return {
+        "output_dir": str(session.run.checkpoints),
+        "num_train_epochs": training.epochs,
+        "max_steps": training.max_steps or -1,
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": training.batch_size // micro_batch_size,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "gradient_checkpointing": checkpointing,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "use_cpu": on_cpu,
+        "bf16": mixed,
+        "fp16": False,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "save_total_limit": 2,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    } | more
