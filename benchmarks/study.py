@@ -4,8 +4,8 @@
     python benchmarks/study.py B --seeds 3 4         # one study, further seeds
     python benchmarks/study.py --tables              # the tables alone, from the runs that there are
 
-benchmarks/study.yaml says which runs. Two processes of one thread each work at a time; a finished run is left
-as it is, an interrupted one is resumed. Runs land in runs/study/<study>/<entry>/seed<n>.
+benchmarks/study.yaml says which runs. Two processes of one thread work at a time, each on one run; a finished
+run is left as it is, an interrupted one is resumed. Runs land in runs/study/<study>/<entry>/seed<n>.
 """
 
 import argparse
@@ -41,7 +41,9 @@ def main() -> None:
         if not options.tables:
             for stage in ("first", "entries"):
                 jobs = [(name, entry, seed) for seed in seeds for entry in study.get(stage, {})]
-                with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+                with ProcessPoolExecutor(
+                    options.workers, get_context("spawn"), max_tasks_per_child=1
+                ) as pool:
                     for told in pool.map(make, *zip(*jobs, strict=True)) if jobs else ():
                         print(told, flush=True)
         write_tables(name, study)
@@ -119,7 +121,10 @@ def write_tables(name: str, study: dict[str, Any]) -> None:
         metric=study["metric"],
     )
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    table = "\n".join([begin, "", text.read_text().strip(), *elsewhere(study, entries), "", end])
+    tables = re.search(r"^## Results.*?(?=^## Commands)", text.read_text(), re.DOTALL | re.MULTILINE)
+    assert tables is not None, f"{text} has no tables"
+    shown = tables[0].strip().replace("\n## ", "\n### ").replace("## Results", "### Results", 1)
+    table = "\n".join([begin, "", shown, *elsewhere(study, entries), "", end])
     page = PAGE.read_text()
     assert begin in page and end in page, f"{PAGE} has no markers of {name}"
     PAGE.write_text(re.sub(f"{begin}.*{end}", lambda _: table, page, flags=re.DOTALL))
@@ -130,7 +135,7 @@ def elsewhere(study: dict[str, Any], entries: dict[str, list[Path]]) -> list[str
     labels = [*study.get("elsewhere", {}), *(["win rate"] if "judge" in study else [])]
     if not labels:
         return []
-    lines = ["", f"| entry | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
+    lines = ["", "### Elsewhere", "", f"| entry | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
     for entry, runs in entries.items():
         cells = []
         for label in labels:

@@ -12,7 +12,7 @@ from tiny_models import save_tiny
 import evolign
 from evolign.config import EvaluationConfig
 from evolign.engines.fake import FakeEngine
-from evolign.errors import ConfigError, RunError
+from evolign.errors import ConfigError, RewardError, RunError
 from evolign.evaluation import Evaluation, evaluate
 from evolign.metrics import bootstrap, pass_at_k, rouge
 from evolign.recipe import parse
@@ -98,6 +98,15 @@ def test_completions_of_nothing_but_the_end_are_counted() -> None:
     assert judged(full, detailed=True).metrics["empty_greedy"] == 0.0
     assert "empty_greedy" not in judged(full).metrics, "a run's validation says it where there is any"
     assert judged().metrics["empty_greedy"] == 0.25
+
+
+def test_a_reward_that_applies_to_nothing_is_an_error_in_a_run_and_left_out_by_assess() -> None:
+    nothing = Varied([["", ""]] * 4)
+    with pytest.raises(RewardError, match="returned None"):
+        judged(engine=nothing, scorer=Right())
+    found = judged(engine=nothing, scorer=Right(), detailed=True)
+    assert "reward_greedy" not in found.metrics and found.metrics["tokens_greedy"] == 1.0
+    assert [sample["score"] for sample in found.samples] == [None] * 4
 
 
 def test_the_length_has_its_interval() -> None:

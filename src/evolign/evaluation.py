@@ -50,8 +50,9 @@ def evaluate(
     The sampling noise depends on `seed` and the examples alone, so two policies are compared under the same
     noise. All means are over prompts, of the mean over a prompt's samples. `metric` "accuracy" takes Wilson
     intervals where scores are 0 or 1, everything else a bootstrap over prompts. `detailed` adds the interval
-    of the length, and the share of empty completions where it is 0. Raises RewardError where the reward
-    applies to none of the examples, ConfigError where `options` ask for what the task cannot give.
+    of the length, and the share of empty completions where it is 0; where the reward applies to none of the
+    examples it leaves the reward out, which is else a RewardError. Raises ConfigError where `options` ask
+    for what the task cannot give.
     """
     check_options(options, metric, examples)
     metrics: Metrics = {}
@@ -65,13 +66,15 @@ def evaluate(
         repeated = [example for example in examples for _ in range(count)]
         scores = scorer.score(repeated, list(text_PS.flat))
         score_PS = scores.values.reshape(text_PS.shape)
-        if np.isnan(score_PS).all():
+        applies = not np.isnan(score_PS).all()
+        if not applies and not detailed:
             raise RewardError(
                 f"the reward returned None (not applicable) for all {len(examples)} prompts of an "
                 "evaluation; return a number for at least one"
             )
         rouge_PS = _rouge(options, examples, text_PS)
-        metrics |= _score_metrics(score_PS, metric, name, options, seed)
+        if applies:
+            metrics |= _score_metrics(score_PS, metric, name, options, seed)
         metrics |= _length_metrics(rollouts, name, seed, detailed)
         metrics |= _rouge_metrics(rouge_PS, name, seed)
         samples += _samples(examples, name, text_PS, score_PS, rouge_PS)
@@ -153,9 +156,7 @@ def _score_metrics(
 
 def _length_metrics(rollouts: Rollouts, decoding: str, seed: int, detailed: bool) -> Metrics:
     """Mean length in tokens, and the shares of completions that were cut off and that are empty."""
-    length_PS = np.array([len(ids) for ids in rollouts.token_ids_NPS.flat]).reshape(rollouts.text_NPS.shape)[
-        0
-    ]
+    length_PS = np.vectorize(len)(rollouts.token_ids_NPS[0])
     truncated_PS = rollouts.truncated_NPS[0]
     empty_PS = (rollouts.text_NPS[0] == "") & (length_PS <= 1) & ~truncated_PS
     found = {

@@ -214,6 +214,27 @@ def test_later_steps_weigh_ratios_to_the_policy_that_sampled_and_measure_how_far
     assert judged.metrics["drift"] == pytest.approx((np.exp(0.1) - 1 - 0.1) / 4)
 
 
+def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together() -> None:
+    """Two candidates for each of three prompts: the mean fitness of equal ones is the shared one."""
+
+    def per_prompt(example: Example, text: str) -> float:
+        return {"0": 1.0, "1": 2.0, "2": 5.0}[example.id] * right(example, text)
+
+    engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
+    theta_ND = np.array([[0.1]] * 3 + [[-0.1]] * 3)
+
+    def found(sharing: str) -> np.ndarray:
+        config = settings(evolution={"prompts_per_generation": 3, "prompt_sharing": sharing})
+        fitness = LikelihoodFitness(config, TASK, engine, Lookup(per_prompt))  # type: ignore[arg-type]
+        return fitness.judge(theta_ND, np.zeros(1), fitness.draw(np.zeros(1), 1)).fitness_N
+
+    apart, together = found("per_candidate"), found("shared")
+    assert len(set(apart[:3].round(9))) == 3, "each reads another prompt"
+    assert apart[:3].mean() == pytest.approx(together[0])
+    assert apart[3:].mean() == pytest.approx(together[3])
+    assert np.sign(apart[:3]).tolist() == [1, 1, 1] and np.sign(apart[3:]).tolist() == [-1, -1, -1]
+
+
 def test_prompts_whose_samples_all_have_one_reward_are_not_read_and_flatten_the_fitness() -> None:
     def only_the_first(example: Example, text: str) -> float:
         return right(example, text) if example.id == "0" else 1.0

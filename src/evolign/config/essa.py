@@ -54,7 +54,7 @@ class EvolutionConfig(Section):
     """Training prompts P per generation (paper: 100 to 500)."""
     prompt_sharing: Literal["shared", "per_candidate"] = "shared"
     """shared: all candidates see the same prompts; per_candidate: each draws its own, as the
-    paper's Algorithm 1 reads literally."""
+    paper's Algorithm 1 reads literally. Under likelihood fitness every pair then reads one prompt."""
     max_completions: Positive | None = None
     """Stop after so many completions of the search."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
@@ -103,9 +103,11 @@ class EssaConfig(Config):
                 "sampling.temperature = 0: fitness.name = likelihood needs completions that were sampled; "
                 "use a temperature above 0, for example 1"
             )
-        if self.evolution.prompt_sharing != "shared":
+        enough = 2 * self.evolution.prompts_per_generation
+        if self.evolution.prompt_sharing == "per_candidate" and self.strategy.population < enough:
             raise ValueError(
-                "evolution.prompt_sharing = 'per_candidate': under fitness.name = likelihood all candidates "
-                "read the same completions; leave it at shared"
+                f"strategy.population = {self.strategy.population}: under fitness.name = likelihood and "
+                "evolution.prompt_sharing = per_candidate a pair of candidates reads one prompt, so there "
+                f"must be two for each; use {enough} or more, or evolution.prompt_sharing = shared"
             )
         return self

@@ -15,6 +15,10 @@ of zero: they are not read, but count in the mean, so that F flattens as there i
 
 Completions that were sampled several times are read once and weighed by their number.
 
+Under `evolution.prompt_sharing: per_candidate` every pair of candidates reads the samples of one prompt, and
+as many times more candidates cost the same: the estimate of the gradient suffers from too few directions long
+before it suffers from too few completions (docs/methods/likelihood.md has the variance).
+
 The completions of a generation serve `fitness.steps` strategy steps, each with fresh candidates around the
 mean as it has become: what N candidates cannot see of D dimensions, the next N see. Ratios stay those to the
 policy that sampled, and the clip keeps the mean near it.
@@ -25,7 +29,7 @@ after every step.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +66,18 @@ class Batch:
     metrics: dict[str, float]
     """`fitness_of_mean`: mean reward of all completions, informative or not; `informative`: share of prompts
     whose samples did not all have the same reward; and more."""
+
+    def of_prompt(self, name: str) -> "Batch":
+        """The completions of one prompt, in a batch of the same `size`."""
+        rows = [j for j, example in enumerate(self.examples) if example.id == name]
+        return replace(
+            self,
+            examples=[self.examples[j] for j in rows],
+            token_ids=[self.token_ids[j] for j in rows],
+            advantage_J=self.advantage_J[rows],
+            count_J=self.count_J[rows],
+            logprob_JT=self.logprob_JT[rows],
+        )
 
 
 class LikelihoodFitness:
@@ -128,21 +144,35 @@ class LikelihoodFitness:
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
             return Judgement(np.zeros(len(theta_ND)), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
-        logprob_NJT = self._logprobs(np.vstack([theta_ND, mean_D]), batch.examples, batch.token_ids)
-        fitness_N, clipped = self._surrogate(logprob_NJT[:-1] - batch.logprob_JT, batch)
-        near = float(divergence((logprob_NJT[:-1] - logprob_NJT[-1]).sum(2), batch.count_J).mean())
-        scale = (self._options.divergence / max(near, 1e-12)) ** 0.25
+        fitness_N = np.zeros(len(theta_ND))
+        parts = self._parts(len(theta_ND), batch)
+        near, drift, clipped = np.zeros((3, len(parts)))
+        for number, (candidates, part) in enumerate(parts):
+            logprob_NJT = self._logprobs(
+                np.vstack([theta_ND[candidates], mean_D]), part.examples, part.token_ids
+            )
+            log_ratio_NJT = logprob_NJT - part.logprob_JT[:, : logprob_NJT.shape[2]]
+            surrogate_N, clipped[number] = self._surrogate(log_ratio_NJT[:-1], part)
+            fitness_N[candidates] = len(parts) * surrogate_N
+            moved_NJ = (logprob_NJT[:-1] - logprob_NJT[-1]).sum(2)
+            near[number] = divergence(moved_NJ, part.count_J).mean()
+            drift[number] = divergence(log_ratio_NJT[-1:].sum(2), part.count_J)[0]
+        scale = (self._options.divergence / max(near.mean(), 1e-12)) ** 0.25
+        measured = {"divergence": near.mean(), "drift": drift.mean(), "clipped": clipped.mean()}
         return Judgement(
             fitness_N,
             step_scale=float(np.clip(scale, *SCALE_BOUNDS)),
-            metrics=batch.metrics
-            | spread(fitness_N)
-            | {
-                "divergence": near,
-                "drift": float(divergence((logprob_NJT[-1:] - batch.logprob_JT).sum(2), batch.count_J)[0]),
-                "clipped": clipped,
-            },
+            metrics=batch.metrics | spread(fitness_N) | {name: float(v) for name, v in measured.items()},
         )
+
+    def _parts(self, num_candidates: int, batch: Batch) -> list[tuple[np.ndarray, Batch]]:
+        """Who reads what: all candidates everything, or every pair (n, n + N/2) the samples of one prompt."""
+        everyone = np.arange(num_candidates)
+        if self._config.evolution.prompt_sharing == "shared":
+            return [(everyone, batch)]
+        prompts = list(dict.fromkeys(example.id for example in batch.examples))
+        reads_N = everyone % (num_candidates // 2) % len(prompts)
+        return [(everyone[reads_N == number], batch.of_prompt(name)) for number, name in enumerate(prompts)]
 
     def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
         return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
