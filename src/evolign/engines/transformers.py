@@ -14,7 +14,9 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import torch
 
+from evolign.engines.cache import KeyValueStore
 from evolign.engines.decoding import decode
+from evolign.engines.linear import OneDnnLinear
 from evolign.engines.memory import (
     GIB,
     MOST_ROWS_ON_CPU,
@@ -59,6 +61,8 @@ class TransformersEngine:
         self._micro_batch_size = micro_batch_size
         model = policy.base.model
         self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
+        self._store = KeyValueStore()
+        self._linear = OneDnnLinear(model)
         self._lora = ScaledLora(model, policy.space.shared_factors())
 
     def generate(
@@ -79,6 +83,7 @@ class TransformersEngine:
                 [rows[i].prompt for i in batch],
                 torch.tensor([rows[i].noise_key for i in batch]),
                 lambda row_B: self._lora.select(a_BK[row_B], b_BK[row_B]),
+                self._store,
                 eos_token_ids=self._base.eos_token_ids,
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
@@ -195,6 +200,7 @@ class TransformersEngine:
 
     def __exit__(self, *error: Any) -> None:
         self._lora.remove()
+        self._linear.remove()
 
 
 def _objects(values: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
