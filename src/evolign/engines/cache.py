@@ -44,9 +44,10 @@ def in_place_cache(config: Any, capacity: int, store: KeyValueStore) -> Cache:
 
 
 class _InPlaceLayer(DynamicLayer):
-    """Keys and values of one layer in memory of shape (B, heads, capacity, head size).
+    """Keys and values of one layer, (B, heads, capacity, head size).
 
-    `update` returns views of what is filled; of a sliding window, the part that the new tokens can see.
+    On a CPU the positions of one entry of a head lie side by side, so that they are read without gaps
+    (`attention.py`). `update` returns views of what is filled; of a sliding window, what the new tokens see.
     """
 
     def __init__(self, number: int, capacity: int, window: int | None, store: KeyValueStore) -> None:
@@ -63,6 +64,9 @@ class _InPlaceLayer(DynamicLayer):
 
     def _memory(self, what: str, states: Tensor) -> Tensor:
         rows, heads, _, size = states.shape
+        if states.device.type == "cpu":
+            shape = (rows, heads, size, self._capacity)
+            return self._store.tensor(self._number, what, shape, states).transpose(2, 3)
         return self._store.tensor(self._number, what, (rows, heads, self._capacity, size), states)
 
     def update(
@@ -71,10 +75,12 @@ class _InPlaceLayer(DynamicLayer):
         """Append states of shape (B, heads, T, head size); returns all that these T tokens may see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        begin, length = self._visible(key_states.shape[-2])
+        begin, length = self._visible(key_states.shape[2])
         old, self._filled = self._filled, begin + length
         self.keys[:, :, old : self._filled] = key_states
         self.values[:, :, old : self._filled] = value_states
+        if old == 0:
+            return key_states, value_states
         return self.keys.narrow(2, begin, length), self.values.narrow(2, begin, length)
 
     def _visible(self, new: int) -> tuple[int, int]:

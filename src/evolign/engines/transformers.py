@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import torch
 
+from evolign.engines.attention import DecodingAttention
 from evolign.engines.cache import KeyValueStore
 from evolign.engines.decoding import decode
 from evolign.engines.linear import OneDnnLinear
@@ -62,6 +63,7 @@ class TransformersEngine:
         model = policy.base.model
         self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
         self._store = KeyValueStore()
+        self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
         self._lora = ScaledLora(model, policy.space.shared_factors())
 
@@ -201,6 +203,7 @@ class TransformersEngine:
     def __exit__(self, *error: Any) -> None:
         self._lora.remove()
         self._linear.remove()
+        self._attention.remove()
 
 
 def _objects(values: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
