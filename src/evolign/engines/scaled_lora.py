@@ -18,7 +18,7 @@ from evolign.policy.space import SharedFactors
 
 
 class ScaledLora:
-    """Updates in the adapted layers of `model`; `select` says which scales the next batch's rows have."""
+    """Updates in the adapted layers of `model`; `select` says whose the rows of a batch are."""
 
     def __init__(self, model: nn.Module, factors: Iterable[SharedFactors]) -> None:
         like = next(model.parameters())
@@ -30,14 +30,21 @@ class ScaledLora:
             begin += shared.V_A.shape[1]
         self._groups = [_Group([layer]) for layer in self._layers]
         self._scales: tuple[Tensor, Tensor]
+        self._candidate_B: Tensor
         self._noticed: list[list[_Layer]] = []
         self._last_input: Tensor | None = None
 
-    def select(self, a_BK: Tensor, b_BK: Tensor) -> None:
-        """Set the scales of a batch: K = the sum of the layers' ranks, in the layers' order."""
-        self._scales = a_BK, b_BK
+    def set_population(self, a_NK: Tensor, b_NK: Tensor) -> None:
+        """Set the scales of all candidates: K = the sum of the layers' ranks, in the layers' order."""
+        self._scales = a_NK, b_NK
         for group in self._groups:
-            group.select(a_BK, b_BK)
+            group.set_population(a_NK, b_NK)
+
+    def select(self, candidate_B: Tensor) -> None:
+        """Say whose the rows of the next forward passes are."""
+        self._candidate_B = candidate_B
+        for group in self._groups:
+            group.select(candidate_B)
 
     def remove(self) -> None:
         """Give the layers their own `forward` back."""
@@ -52,7 +59,8 @@ class ScaledLora:
             self._last_input = None
             for known in self._layers:
                 known.notice = None
-            self.select(*self._scales)
+            self.set_population(*self._scales)
+            self.select(self._candidate_B)
         elif x is self._last_input:
             self._noticed[-1].append(layer)
         else:
@@ -115,9 +123,12 @@ class _Group:
         for number, layer in enumerate(layers):
             layer.group, layer.number = self, number
 
-    def select(self, a_BK: Tensor, b_BK: Tensor) -> None:
-        self._a_GB = a_BK[:, self._columns_G].T.contiguous()
-        self._b_GB = b_BK[:, self._columns_G].T.contiguous()
+    def set_population(self, a_NK: Tensor, b_NK: Tensor) -> None:
+        self._a_GN = a_NK[:, self._columns_G].T.contiguous()
+        self._b_GN = b_NK[:, self._columns_G].T.contiguous()
+
+    def select(self, candidate_B: Tensor) -> None:
+        self._a_GB, self._b_GB = self._a_GN[:, candidate_B], self._b_GN[:, candidate_B]
 
     def core(self, number: int, x: Tensor) -> Tensor:
         """Of the layer `number`, (M, R) for M = rows x tokens; computed once for all layers that read x."""
