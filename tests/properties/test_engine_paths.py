@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from evolign.engines import linear as one_dnn
 from evolign.engines.attention import attend
-from evolign.engines.cache import KeyValueStore, in_place_cache
+from evolign.engines.cache import in_place_cache
 from evolign.engines.noise import Noise, gumbel
 from evolign.engines.scaled_lora import ScaledLora
 from evolign.engines.transformers import TransformersEngine
@@ -37,14 +37,17 @@ def tokens(policy: Policy, lengths: tuple[int, ...], **options: Any) -> np.ndarr
 
 
 @pytest.mark.parametrize("window", [None, 4, 50])
-def test_the_cache_in_place_returns_what_the_growing_one_does(window: int | None) -> None:
+def test_the_cache_in_place_returns_what_the_growing_one_does(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evolign.engines.cache.GROWTH", 2)  # so that it grows on the way
     config = SimpleNamespace(
         get_text_config=lambda decoder: SimpleNamespace(
             layer_types=["full_attention" if window is None else "sliding_attention"] * 2,
             per_layer_config=[SimpleNamespace(sliding_window=window)] * 2,
         )
     )
-    ours, theirs = in_place_cache(config, 20, KeyValueStore()), DynamicCache(config=config)
+    ours, theirs = in_place_cache(config), DynamicCache(config=config)
     rows = torch.arange(6)
     for step, new in enumerate((7, 1, 1, 3, 1, 1)):
         if step in (2, 4):  # rows end
@@ -58,14 +61,6 @@ def test_the_cache_in_place_returns_what_the_growing_one_does(window: int | None
             found, expected = ours.update(*states, layer), theirs.update(*states, layer)
             assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
         assert ours.get_seq_length() == theirs.get_seq_length()
-
-
-def test_memory_for_keys_and_values_is_used_again_and_replaced_only_by_more() -> None:
-    store, like = KeyValueStore(), torch.empty(0)
-    first = store.tensor(0, "keys", (4, 5), like)
-    assert store.tensor(0, "keys", (2, 3), like).data_ptr() == first.data_ptr()
-    assert store.tensor(0, "values", (2, 3), like).data_ptr() != first.data_ptr()
-    assert store.tensor(0, "keys", (9, 9), like).shape == (9, 9)
 
 
 @pytest.mark.parametrize("heads", [2, 6])
@@ -120,9 +115,7 @@ def test_tokens_are_the_same_with_and_without_every_faster_path(
     monkeypatch.setattr("evolign.engines.attention.NAME", "sdpa")
     monkeypatch.setattr("transformers.AttentionInterface.register", lambda *args: None)
     monkeypatch.setattr("transformers.AttentionMaskInterface.register", lambda *args: None)
-    monkeypatch.setattr(
-        "evolign.engines.decoding.in_place_cache", lambda config, capacity, store: DynamicCache(config=config)
-    )
+    monkeypatch.setattr("evolign.engines.decoding.in_place_cache", lambda config: DynamicCache(config=config))
     monkeypatch.setattr(ScaledLora, "_notice", lambda self, layer, x: None)  # no layers stacked
     assert (tokens(chosen, lengths) == together).all()
 

@@ -1,8 +1,7 @@
 """Attention of one new token per row on a CPU, as two batched matrix products.
 
-PyTorch's flash attention works in blocks of queries, of which a decoding step has one. With keys and values
-that lie position after position (`cache.py`), two batched products take 0.4 to 0.8 of its time
-(docs/performance.md). Everything else goes to PyTorch's attention as before.
+PyTorch's flash attention works in blocks of queries, of which a decoding step has one: two batched products
+are faster on short rows (docs/performance.md). Everything else goes to PyTorch's attention as before.
 """
 
 from typing import Any

@@ -1,8 +1,7 @@
 """Keys and values of a micro-batch, written in place.
 
 `DynamicCache` of transformers makes a new, longer copy of all keys and values at every token. Here a step
-writes its own token into memory that was taken once, and one micro-batch after another is served by the same:
-a tenth more tokens/s for 64 new tokens of a 33M model, more for longer ones (docs/performance.md).
+writes its own token into memory with room for some more, and only every `GROWTH` tokens a copy is made.
 """
 
 from typing import Any
@@ -12,62 +11,38 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-
-class KeyValueStore:
-    """Memory for the keys and values of all layers, kept from one micro-batch to the next."""
-
-    def __init__(self) -> None:
-        self._flat: dict[tuple[int, str], Tensor] = {}
-
-    def tensor(self, layer: int, what: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Uninitialised memory of `shape`, in the dtype and on the device of `like`."""
-        size = torch.Size(shape).numel()
-        flat = self._flat.get((layer, what))
-        if flat is None or len(flat) < size or flat.dtype != like.dtype or flat.device != like.device:
-            self._flat.pop((layer, what), None)
-            flat = None  # given back before more is taken
-            flat = self._flat[layer, what] = like.new_empty(size)
-        return flat[:size].view(shape)
+GROWTH = 16
+"""Room for so many more tokens at a time: attention is slower around larger gaps (docs/performance.md)."""
 
 
-def in_place_cache(config: Any, capacity: int, store: KeyValueStore) -> Cache:
-    """A cache for up to `capacity` tokens of a model with `config`.
+def in_place_cache(config: Any) -> Cache:
+    """A cache for a model with `config`.
 
     Layers of other kinds than plain and sliding attention stay as transformers makes them.
     """
     cache = DynamicCache(config=config)
     for number, layer in enumerate(cache.layers):
-        window = getattr(layer, "sliding_window", None)
         if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
-            cache.layers[number] = _InPlaceLayer(number, capacity, window, store)
+            cache.layers[number] = _InPlaceLayer(getattr(layer, "sliding_window", None))
     return cache
 
 
 class _InPlaceLayer(DynamicLayer):
-    """Keys and values of one layer, (B, heads, capacity, head size).
+    """Keys and values of one layer, (B, heads, room, head size), of which the first `_filled` tokens count.
 
-    On a CPU the positions of one entry of a head lie side by side, so that they are read without gaps
-    (`attention.py`). `update` returns views of what is filled; of a sliding window, what the new tokens see.
+    `update` returns views of them; of a sliding window, what the new tokens see.
     """
 
-    def __init__(self, number: int, capacity: int, window: int | None, store: KeyValueStore) -> None:
+    def __init__(self, window: int | None) -> None:
         super().__init__()
         self.is_sliding = window is not None
-        self._number, self._capacity, self._window, self._store = number, capacity, window, store
+        self._window = window
         self._filled = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = self._memory("keys", key_states)
-        self.values = self._memory("values", value_states)
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         self.is_initialized = True
-
-    def _memory(self, what: str, states: Tensor) -> Tensor:
-        rows, heads, _, size = states.shape
-        if states.device.type == "cpu":
-            shape = (rows, heads, size, self._capacity)
-            return self._store.tensor(self._number, what, shape, states).transpose(2, 3)
-        return self._store.tensor(self._number, what, (rows, heads, self._capacity, size), states)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -77,10 +52,11 @@ class _InPlaceLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         begin, length = self._visible(key_states.shape[2])
         old, self._filled = self._filled, begin + length
+        if self._filled > self.keys.shape[2]:
+            self.keys = _with_room(self.keys, old, self._filled + GROWTH)
+            self.values = _with_room(self.values, old, self._filled + GROWTH)
         self.keys[:, :, old : self._filled] = key_states
         self.values[:, :, old : self._filled] = value_states
-        if old == 0:
-            return key_states, value_states
         return self.keys.narrow(2, begin, length), self.values.narrow(2, begin, length)
 
     def _visible(self, new: int) -> tuple[int, int]:
@@ -96,10 +72,14 @@ class _InPlaceLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self._filled
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, given in ascending order, and move them to the front of the memory."""
-        count = len(indices)
-        for memory in (self.keys, self.values):
-            filled = memory[:, :, : self._filled]
-            filled[:count] = filled[indices]
-        self.keys, self.values = self.keys[:count], self.values[:count]
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows only."""
+        self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+def _with_room(states: Tensor, filled: int, tokens: int) -> Tensor:
+    """Memory for `tokens` tokens, of which the first `filled` are those of `states`."""
+    rows, heads, _, size = states.shape
+    larger = states.new_empty(rows, heads, tokens, size)
+    larger[:, :, :filled] = states[:, :, :filled]
+    return larger

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evolign.engines.cache import KeyValueStore, in_place_cache
+from evolign.engines.cache import in_place_cache
 from evolign.engines.forward import logits
 from evolign.engines.noise import Noise
 
@@ -20,7 +20,6 @@ def decode(
     prompts: Sequence[Sequence[int]],
     key_B: Tensor,
     select: Callable[[Tensor], None],
-    store: KeyValueStore,
     *,
     eos_token_ids: Sequence[int],
     max_new_tokens: int,
@@ -34,7 +33,7 @@ def decode(
     device = model.device
     ids_BT, mask_BT, position_BT = _left_pad(prompts, max_new_tokens, device)
     length = ids_BT.shape[1]
-    past = in_place_cache(model.config, length + max_new_tokens, store)
+    past = in_place_cache(model.config)
     eos_E = torch.tensor(eos_token_ids, device=device)
     row_B = torch.arange(len(prompts), device=device)
     tokens_BT = torch.empty(len(prompts), max_new_tokens, dtype=torch.long, device=device)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from evolign.engines.attention import DecodingAttention
-from evolign.engines.cache import KeyValueStore
 from evolign.engines.decoding import decode
 from evolign.engines.linear import OneDnnLinear
 from evolign.engines.memory import (
@@ -60,7 +59,6 @@ class TransformersEngine:
         self._micro_batch_size = micro_batch_size
         model = policy.base.model
         self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
-        self._store = KeyValueStore()
         self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
         self._lora = ScaledLora(model, policy.space.shared_factors())
@@ -83,7 +81,6 @@ class TransformersEngine:
                 [rows[i].prompt for i in batch],
                 torch.tensor([rows[i].noise_key for i in batch]),
                 lambda row_B: self._lora.select(candidate_B[row_B]),
-                self._store,
                 eos_token_ids=self._base.eos_token_ids,
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
