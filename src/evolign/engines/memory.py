@@ -13,7 +13,7 @@ MOST_ROWS_ON_CPU = 512
 
 
 def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
-    """Memory of one generated sequence: key/value cache (twice while it grows), activations, logits."""
+    """Memory of one generated sequence: key/value cache (twice where it grows), activations, logits."""
     config: Any = model.config.get_text_config()
     hidden = config.hidden_size
     heads = config.num_attention_heads
