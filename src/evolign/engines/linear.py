@@ -36,7 +36,8 @@ class _Forward:
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, bias = self._module.weight, self._module.bias
-        if x.dtype != weight.dtype or x.numel() < SMALLEST_ROWS * x.shape[-1] or x.requires_grad:
+        learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        if learns or x.dtype != weight.dtype or x.numel() < SMALLEST_ROWS * x.shape[-1]:
             return linear(x, weight, bias)
         return self._product(x, weight, bias, "none", [], "")
 
