@@ -12,13 +12,13 @@ import evolign
 
 PACKAGE = Path(evolign.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-FIRST_ROW = {"types", "errors", "seeding"}
+FIRST_ROW = {"types", "errors", "seeding", "storage"}
 SIDE_ROOMS = {
     "rundir": FIRST_ROW,
     "plot": {"rundir"},
     "comparison": FIRST_ROW | {"rundir"},
     "display": set(),
-    "provenance": {"types"},
+    "provenance": {"types", "storage"},
 }
 """Modules beside the rows: what each may import. All but `plot` are open to every row above the engines."""
 ROWS = [

@@ -67,7 +67,9 @@ def assess(
 def export(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
     """Write the result of a finished run to `out`: its PEFT adapter, or the base model with it merged in.
 
-    A run that trained all weights has no adapter: its model is written, merged or not.
+    A run that trained all weights has no adapter: its model is written, merged or not. Over a quantised base
+    model the adapter is merged into the weights before quantisation. Raises ConfigError for a model that is
+    published quantised.
     """
     from evolign.policy.base_model import load_base_model
     from evolign.policy.export import merge as merge_into
@@ -79,7 +81,8 @@ def export(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
         if not run_dir.finished:
             raise RunError(f"{str(path)!r} is not finished; first `evolign resume {path}`")
         if merge and run_dir.adapter.is_dir():
-            merge_into(load_base_model(load(path / "config.json").model), run_dir.adapter, out)
+            model = load(path / "config.json").model.model_copy(update={"quantization": None})
+            merge_into(load_base_model(model), run_dir.adapter, out)
         else:
             run_dir.copy_weights(out)
 

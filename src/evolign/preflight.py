@@ -80,7 +80,8 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     from transformers import AutoModelForCausalLM
 
     from evolign.engines.memory import bytes_per_row, weight_bytes
-    from evolign.policy.base_model import BaseModel, load_architecture
+    from evolign.policy.base_model import BaseModel, load_architecture, model_device
+    from evolign.policy.quantization import estimated_weight_bytes, quantization_config
 
     architecture, tokenizer, dtype = load_architecture(config.model)
     try:
@@ -96,7 +97,12 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     encoded = base.encode_prompts(prompts, config.sampling.max_new_tokens)
     longest = max(map(len, encoded.values()), default=UNKNOWN_PROMPT)
     row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
-    size = f"{model.num_parameters():,} parameters, {weight_bytes(model) / GIB:.2f} GiB as {model.dtype}"
+    weights, kind = weight_bytes(model), str(model.dtype)
+    if config.model.quantization is not None:
+        quantization_config(config.model, architecture, model_device(config.model.device), dtype)
+        weights = estimated_weight_bytes(model, config.model)
+        kind = f"{config.model.quantization} and {kind}"
+    size = f"{model.num_parameters():,} parameters, {weights / GIB:.2f} GiB as {kind}"
     return (
         f"{config.model.name}: {size}; {_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB of "
         "memory for each that is generated at once",

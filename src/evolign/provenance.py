@@ -12,11 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from evolign.storage import stored_tensors
 from evolign.types import Example
 
 PACKAGES = (
     "evolign", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "cma", "numpy",
-    "safetensors", "math-verify",
+    "safetensors", "math-verify", "torchao", "bitsandbytes",
 )  # fmt: skip
 
 
@@ -48,15 +49,16 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
 
 
 def model_fingerprint(model: Any) -> str:
-    """A hash of parameter names, shapes and 64 evenly spaced values of each."""
+    """A hash of parameter names, shapes and 64 evenly spaced values of each, as they are stored."""
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64]
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
+        for stored in stored_tensors(parameter):
+            flat = stored.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:64]
+            digest.update(f"{name}{tuple(stored.shape)}{stored.dtype}".encode())
+            digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
 
 

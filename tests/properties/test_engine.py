@@ -162,12 +162,13 @@ def test_closing_gives_the_model_back_as_it_was(llama: Policy) -> None:
         before = model(ids).logits
         with TransformersEngine(llama) as engine:
             engine.generate(candidates(llama, 1), [EXAMPLES], GREEDY)
-            assert any(module._forward_hooks for module in model.modules())
+            assert any("forward" in vars(module) for module in model.modules())
         assert torch.equal(model(ids).logits, before)
         with pytest.raises(KeyboardInterrupt), TransformersEngine(llama):
             raise KeyboardInterrupt
         assert torch.equal(model(ids).logits, before)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 

@@ -101,7 +101,8 @@ def autograd_of_advantage_weighted_logprob(
     lora = ScaledLora(policy.base.model, policy.space.shared_factors())
     a_K, b_K = (scale[0].requires_grad_() for scale in policy.space.scales(Population(mean_D[None])))
     rows = len(examples)
-    lora.select(a_K.expand(rows, -1), b_K.expand(rows, -1))
+    lora.set_population(a_K[None], b_K[None])
+    lora.select(torch.zeros(rows, dtype=torch.long))
     prompts = [policy.base.encode(example.prompt) for example in examples]
     with torch.enable_grad():
         logprob_JT = read.__wrapped__(policy.base.model, prompts, token_ids, 1.0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolign.engines.noise import choose, gumbel
+from evolign.engines.noise import Noise, gumbel
 from evolign.seeding import key
 
 DRAWS = 200_000
@@ -34,7 +34,7 @@ def noise(count: int, *, position: int = 0, vocabulary: int = 1, seed: int = 0) 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("position", [0, 7])
 def test_sampling_follows_the_softmax(temperature: float, position: int) -> None:
-    tokens = choose(LOGITS.expand(DRAWS, -1), temperature, keys(DRAWS), position)
+    tokens = Noise(keys(DRAWS), temperature).choose(LOGITS.expand(DRAWS, -1), position)
     expected = DRAWS * torch.softmax(LOGITS.double() / temperature, 0)
     # the rarest cells are joined until they hold 5 expected draws: chi-square needs that much
     common = expected >= 5
@@ -50,9 +50,9 @@ def test_sampling_follows_the_softmax(temperature: float, position: int) -> None
 
 
 def test_sampling_is_not_greedy_and_temperature_zero_is() -> None:
-    tokens = choose(LOGITS.expand(1000, -1), 1.0, keys(1000), 0)
+    tokens = Noise(keys(1000), 1.0).choose(LOGITS.expand(1000, -1), 0)
     assert len(tokens.unique()) >= 10
-    assert choose(LOGITS.expand(1000, -1), 0.0, keys(1000), 0).eq(0).all()
+    assert Noise(keys(1000), 0.0).choose(LOGITS.expand(1000, -1), 0).eq(0).all()
 
 
 def test_noise_has_the_gumbel_distribution() -> None:

@@ -16,6 +16,9 @@ class ModelConfig(Section):
     """Branch, tag or commit of a hub model; null is the newest."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, bfloat16 on a GPU."""
+    quantization: Literal["int8", "int4"] | None = None
+    """Store the frozen weights of linear layers in 8 or 4 bits; adapters and arithmetic keep `dtype`. Needs
+    `pip install 'evolign[quant]'`."""
     device: str = "auto"
     """auto: the first GPU if there is one, else the CPU. Or `cpu`, `cuda:1`, `mps`."""
     trust_remote_code: bool = False

@@ -72,6 +72,15 @@ class GradientConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _what_is_trained_is_not_quantised(self) -> "GradientConfig":
+        if self.model.quantization is not None and self.adapter is None:
+            raise ValueError(
+                f"model.quantization = {self.model.quantization!r} freezes the base model, but adapter = "
+                "null trains all of its weights; train an adapter, or leave model.quantization out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _micro_batches_make_a_batch(self) -> "GradientConfig":
         rows, micro = self.rows_per_step, self.training.micro_batch_size
         if micro is not None and rows % micro:
@@ -257,5 +266,10 @@ class RewardModelConfig(GradientConfig):
             raise ValueError(
                 "space, adapter.path and adapter.warm_start are for language models; method = 'reward_model' "
                 "trains a new adapter and a score head: leave them out"
+            )
+        if self.model.quantization is not None:
+            raise ValueError(
+                f"model.quantization = {self.model.quantization!r}: method = 'reward_model' writes a whole "
+                "classifier in float32; leave model.quantization out"
             )
         return self

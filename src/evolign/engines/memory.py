@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from evolign.storage import stored_tensors
+
 GIB = 2**30
 CPU_LIMIT_GB = 4.0
 MOST_ROWS_ON_CPU = 512
@@ -13,7 +15,7 @@ MOST_ROWS_ON_CPU = 512
 
 
 def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
-    """Memory of one generated sequence: key/value cache (twice while it grows), activations, logits."""
+    """Memory of one generated sequence: key/value cache (twice where it grows), activations, logits."""
     config: Any = model.config.get_text_config()
     hidden = config.hidden_size
     heads = config.num_attention_heads
@@ -49,4 +51,5 @@ def budget_bytes(model: PreTrainedModel) -> float:
 
 def weight_bytes(model: PreTrainedModel) -> int:
     """Memory of the parameters as they are stored, quantised or not."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    stored = (tensor for parameter in model.parameters() for tensor in stored_tensors(parameter))
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored)

@@ -14,6 +14,28 @@ MIX_1 = -4658895280553007687
 MIX_2 = -7723592293110705685
 
 
+class Noise:
+    """How the rows of a micro-batch choose their tokens: greedily at temperature 0, else by their noise.
+
+    Candidates that share a prompt share its noise, which is therefore made once for each distinct key.
+    """
+
+    def __init__(self, key_B: Tensor, temperature: float) -> None:
+        self._key_B, self._temperature = key_B, temperature
+        self._distinct_U, self._which_B = key_B.unique(return_inverse=True)
+
+    def choose(self, logits_BV: Tensor, position: int) -> Tensor:
+        """The token of every row at `position`, shape (B,)."""
+        if self._temperature == 0:
+            return logits_BV.argmax(-1)
+        noise_UV = gumbel(self._distinct_U, position, logits_BV.shape[-1])
+        return (logits_BV.float() / self._temperature).add_(noise_UV[self._which_B]).argmax(-1)
+
+    def of_rows(self, row_B: Tensor) -> "Noise":
+        """The noise of some of the rows."""
+        return Noise(self._key_B[row_B], self._temperature)
+
+
 def gumbel(key_B: Tensor, position: int, vocabulary: int) -> Tensor:
     """Standard Gumbel noise, float32, shape (B, V), for int64 keys of shape (B,)."""
     entry_V = torch.arange(vocabulary, device=key_B.device)
@@ -22,14 +44,6 @@ def gumbel(key_B: Tensor, position: int, vocabulary: int) -> Tensor:
     # 40 bits, finest near 0, where likely winners come from; below 1 even after rounding to float32
     uniform_BV = (_shift(bits_BV, 24) + 0.5) * (2.0**-40 * (1 - 2.0**-24))
     return -torch.log(-torch.log1p(-uniform_BV))
-
-
-def choose(logits_BV: Tensor, temperature: float, key_B: Tensor, position: int) -> Tensor:
-    """The next token of every row, shape (B,): greedy at temperature 0, else sampled."""
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    noise_BV = gumbel(key_B, position, logits_BV.shape[-1])
-    return (logits_BV.float() / temperature + noise_BV).argmax(-1)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Reading one micro-batch: the log-probabilities of given completions, in one teacher-forced pass."""
 
-import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from evolign.engines.forward import logits
 
 
 def token_logprobs(
@@ -27,16 +28,10 @@ def token_logprobs(
         ids_BT[row, inside] = torch.tensor([*prompt, *completion])
         mask_BT[row, inside] = 1
     ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-    accepted = inspect.signature(model.forward).parameters
-    extra: dict[str, Tensor | int] = {}
-    if "logits_to_keep" in accepted:
-        extra["logits_to_keep"] = after + 1
-    if "position_ids" in accepted:
-        extra["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, **extra)
-    logits_BTV = output.logits[:, -after - 1 : -1].float() / temperature
+    position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+    read_BTV = logits(model, ids_BT, mask_BT, position_BT, last=after + 1)[:, :-1].float() / temperature
     target_BT = ids_BT[:, before:]
-    logprob_BT = logits_BTV.log_softmax(-1).gather(2, target_BT[:, :, None])[:, :, 0]
+    logprob_BT = read_BTV.log_softmax(-1).gather(2, target_BT[:, :, None])[:, :, 0]
     return logprob_BT * mask_BT[:, before:]
 
 

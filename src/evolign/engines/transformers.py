@@ -6,7 +6,7 @@ memory. Any decoder-only model of transformers works.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
@@ -14,7 +14,9 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import torch
 
+from evolign.engines.attention import DecodingAttention
 from evolign.engines.decoding import decode
+from evolign.engines.linear import OneDnnLinear
 from evolign.engines.memory import (
     GIB,
     MOST_ROWS_ON_CPU,
@@ -30,8 +32,6 @@ from evolign.seeding import key
 from evolign.types import Example, Population, Rollouts, Sampling
 
 T = TypeVar("T")
-Scales = tuple[torch.Tensor, torch.Tensor]
-"""The scales a and b of rows or candidates, each (rows, K)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class TransformersEngine:
         self._micro_batch_size = micro_batch_size
         model = policy.base.model
         self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
+        self._attention = DecodingAttention(model)
+        self._linear = OneDnnLinear(model)
         self._lora = ScaledLora(model, policy.space.shared_factors())
 
     def generate(
@@ -70,15 +72,15 @@ class TransformersEngine:
         """See `Engine.generate`."""
         started = time.perf_counter()
         rows = list(self._rows(examples_NP, sampling))
-        scales = self._scales(population)
+        self._set_population(population)
 
         def generate(batch: list[int]) -> list[tuple[int, ...]]:
-            a_BK, b_BK = self._rows_of(scales, [rows[i].candidate for i in batch])
+            candidate_B = self._candidates(rows[i].candidate for i in batch)
             return decode(
                 self._base.model,
                 [rows[i].prompt for i in batch],
                 torch.tensor([rows[i].noise_key for i in batch]),
-                lambda row_B: self._lora.select(a_BK[row_B], b_BK[row_B]),
+                lambda row_B: self._lora.select(candidate_B[row_B]),
                 eos_token_ids=self._base.eos_token_ids,
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
@@ -104,11 +106,11 @@ class TransformersEngine:
         longest = max(map(len, token_ids))
         encoded = self._base.encode_prompts(examples, longest)
         prompts = [encoded[example.id] for example in examples]
-        scales = self._scales(population)
+        self._set_population(population)
         rows = list(np.ndindex(len(population), len(examples)))
 
         def score(batch: list[int]) -> list[np.ndarray]:
-            self._lora.select(*self._rows_of(scales, [rows[i][0] for i in batch]))
+            self._lora.select(self._candidates(rows[i][0] for i in batch))
             completions = [token_ids[rows[i][1]] for i in batch]
             prompts_B = [prompts[rows[i][1]] for i in batch]
             return list(read(self._base.model, prompts_B, completions, temperature).double().cpu().numpy())
@@ -125,19 +127,21 @@ class TransformersEngine:
         """One row per candidate, prompt and sample, in this order."""
         distinct = {example.id: example for row in examples_NP for example in row}
         encoded = self._base.encode_prompts(distinct.values(), sampling.max_new_tokens)
+        noise_keys = {
+            name: [key(sampling.noise_seed, "token", name, s) for s in range(sampling.samples_per_prompt)]
+            for name in distinct
+        }
         for candidate, examples in enumerate(examples_NP):
             for example in examples:
-                for sample in range(sampling.samples_per_prompt):
-                    noise_key = key(sampling.noise_seed, "token", example.id, sample)
+                for noise_key in noise_keys[example.id]:
                     yield _Row(candidate, encoded[example.id], noise_key)
 
-    def _scales(self, population: Population) -> Scales:
+    def _set_population(self, population: Population) -> None:
         a_NK, b_NK = self._space.scales(population)
-        return a_NK.to(self._base.model.device), b_NK.to(self._base.model.device)
+        self._lora.set_population(a_NK.to(self._base.model.device), b_NK.to(self._base.model.device))
 
-    def _rows_of(self, scales: Scales, candidates: list[int]) -> Scales:
-        candidate_B = torch.tensor(candidates, device=self._base.model.device)
-        return scales[0][candidate_B], scales[1][candidate_B]
+    def _candidates(self, numbers: Iterable[int]) -> torch.Tensor:
+        return torch.tensor(list(numbers), device=self._base.model.device)
 
     def _in_micro_batches(
         self, work: Callable[[list[int]], list[T]], length: Sequence[int], need: Callable[[int], int]
@@ -195,6 +199,8 @@ class TransformersEngine:
 
     def __exit__(self, *error: Any) -> None:
         self._lora.remove()
+        self._linear.remove()
+        self._attention.remove()
 
 
 def _objects(values: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:

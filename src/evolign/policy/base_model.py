@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from evolign import embedded
 from evolign.config import ModelConfig
 from evolign.errors import ConfigError, UnreachableError
+from evolign.policy.quantization import check_quantised, quantization_config
 from evolign.types import Example, Prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,6 +95,11 @@ def _shown(example: Example) -> str:
 def load_base_model(config: ModelConfig) -> BaseModel:
     """Load what `config` names. Raises ConfigError where it is missing, broken or unsupported."""
     architecture, tokenizer, dtype = load_architecture(config)
+    device = model_device(config.device)
+    quantised: dict[str, Any] = {}
+    if config.quantization is not None:
+        settings = quantization_config(config, architecture, device, dtype)
+        quantised = {"quantization_config": settings, "device_map": {"": device}}
     with _explained(config.name):
         model = AutoModelForCausalLM.from_pretrained(
             source(config.name),
@@ -102,8 +108,13 @@ def load_base_model(config: ModelConfig) -> BaseModel:
             use_safetensors=True,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
+            **quantised,
         )
-    return BaseModel(model.to(_device(config.device)), tokenizer, source(config.name))
+    if quantised:
+        check_quantised(model, config)
+    else:
+        model = model.to(device)
+    return BaseModel(model, tokenizer, source(config.name))
 
 
 def load_architecture(config: ModelConfig) -> tuple[Any, Any, torch.dtype]:
@@ -112,7 +123,7 @@ def load_architecture(config: ModelConfig) -> tuple[Any, Any, torch.dtype]:
     with _explained(config.name):
         architecture = AutoConfig.from_pretrained(source(config.name), **shared)
         tokenizer = AutoTokenizer.from_pretrained(source(config.name), **shared)
-    return architecture, tokenizer, _dtype(config.dtype, _device(config.device))
+    return architecture, tokenizer, _dtype(config.dtype, model_device(config.device))
 
 
 def source(name: str) -> str:
@@ -145,7 +156,8 @@ def _explained(name: str) -> Iterator[None]:
         ) from error
 
 
-def _device(name: str) -> torch.device:
+def model_device(name: str) -> torch.device:
+    """What `model.device` stands for here. Raises ConfigError for what cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

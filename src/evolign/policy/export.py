@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter
 from evolign.policy.base_model import BaseModel
+from evolign.policy.quantization import is_quantised
 
 CARD = """\
 ---
@@ -107,8 +109,17 @@ def _exported(summary: Mapping[str, Any]) -> str:
 
 
 def merge(base: BaseModel, adapter: Path, out: Path) -> None:
-    """Write the base model with the adapter folded into its weights, and its tokenizer."""
+    """Write the base model with the adapter folded into its weights, and its tokenizer.
+
+    Raises ConfigError for quantised weights, which cannot take an adapter in without being rounded again.
+    """
     from peft import PeftModel
+
+    if is_quantised(base.model):
+        raise ConfigError(
+            f"model.name = {base.name!r} is quantised, so an adapter cannot be merged into its weights; "
+            "export without --merge"
+        )
 
     merged = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
     merged.save_pretrained(str(out))

@@ -1,0 +1,115 @@
+"""Peak memory of whole runs on a 33M model, each in its own process: ESSA with 8 and 800 candidates, GRPO.
+
+    python benchmarks/memory.py --json            # some minutes, most of them for 800 candidates
+
+`base` only generates with our engine and no adapter, as many rows as the smaller run. GRPO is TRL's, from the
+same starting adapter, with as many completions per step as the smaller ESSA run has per generation.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CLI = "import sys; from evolign.cli import main; sys.exit(main())"
+PROMPTS, SAMPLES, TOKENS = 64, 8, 8
+
+
+def recipe(model: Path) -> dict[str, Any]:
+    return {
+        "method": "essa",
+        "model": {"name": str(model)},
+        "adapter": {"rank": 8, "target_modules": "all-linear", "warm_start": None},
+        "task": {"name": "arithmetic", "num_train": 500, "num_validation": 16, "num_test": 16},
+        "sampling": {"max_new_tokens": TOKENS},
+        "strategy": {"name": "cma_es", "population": SAMPLES, "sigma": 0.1},
+        "evolution": {"generations": 1, "prompts_per_generation": PROMPTS},
+    }
+
+
+def run(code: list[str]) -> str:
+    """Standard output of a process that runs `code` with this Python."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", *code]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+
+def essa(config: Path, folder: Path, population: int, prompts: int) -> int:
+    out = folder / f"essa{population}"
+    changes = [f"strategy.population={population}", f"evolution.prompts_per_generation={prompts}"]
+    run(["-c", CLI, "run", str(config), *changes, "--out", str(out)])
+    return json.loads((out / "result.json").read_text())["peak_memory_bytes"]
+
+
+def grpo(config: Path) -> int:
+    script = Path(__file__).with_name("grpo.py")
+    changes = [f"sampling.samples_per_prompt={SAMPLES}", f"evolution.prompts_per_generation={PROMPTS}"]
+    printed = run([str(script), str(config), *changes, "--steps", "2"])
+    return json.loads(printed.splitlines()[-1])["peak_memory_bytes"]
+
+
+def base(model: Path) -> None:
+    """Generate the rows of one generation of 8 candidates and the mean, without an adapter."""
+    import numpy as np
+    from engine import NoSpace
+
+    from evolign.config import ModelConfig
+    from evolign.engines.transformers import TransformersEngine
+    from evolign.policy.adapter import Adapter
+    from evolign.policy.base_model import load_base_model
+    from evolign.policy.policy import Policy
+    from evolign.recipe import parse
+    from evolign.tasks import build_task
+    from evolign.types import Population, Sampling
+
+    config = parse(recipe(model))
+    task = build_task(config.task)
+    policy = Policy(load_base_model(ModelConfig(name=str(model))), Adapter({}, {}), NoSpace())  # type: ignore[arg-type]
+    population = Population(np.zeros((SAMPLES + 1, 0)))
+    with TransformersEngine(policy) as engine:
+        engine.generate(population, [task.train[:PROMPTS]] * len(population), Sampling(TOKENS))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.base:
+        return base(options.base)
+    from engine import random_model
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = random_model()
+        made.model.save_pretrained(folder / "model")
+        made.tokenizer.save_pretrained(folder / "model")
+        config = folder / "recipe.yaml"
+        config.write_text(json.dumps(recipe(folder / "model")))  # JSON is YAML
+        contenders: dict[str, Callable[[], int]] = {
+            "base": lambda: int(run([__file__, "--base", str(folder / "model")]).split()[-1]),
+            "essa, population 8": lambda: essa(config, folder, 8, PROMPTS),
+            "essa, population 800": lambda: essa(config, folder, 800, 2),
+            "grpo": lambda: grpo(config),
+        }
+        peak = {}
+        for what, measure in contenders.items():
+            peak[what] = measure()
+            print(
+                f"{what:22} {peak[what] / 2**20:7.0f} MiB  {peak[what] / peak['base']:.2f} x base", flush=True
+            )
+    if options.json:
+        print(json.dumps({"peak_memory_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()
