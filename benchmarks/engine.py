@@ -94,6 +94,13 @@ def random_model() -> Any:
     return BaseModel(model, build_tokenizer(), "random")
 
 
+def saved(base: Any, folder: Path) -> str:
+    """`base` as a model folder that a recipe can name."""
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 class Bench:
     """One model with 32 candidates, as every contender wants them."""
 

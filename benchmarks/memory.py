@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,28 @@ CLI = "import sys; from evolign.cli import main; sys.exit(main())"
 PROMPTS, SAMPLES, TOKENS = 64, 8, 8
 
 
-def recipe(model: Path) -> dict[str, Any]:
+def common(model: str) -> dict[str, Any]:
     return {
-        "method": "essa",
-        "model": {"name": str(model)},
+        "model": {"name": model},
         "adapter": {"rank": 8, "target_modules": "all-linear", "warm_start": None},
         "task": {"name": "arithmetic", "num_train": 500, "num_validation": 16, "num_test": 16},
         "sampling": {"max_new_tokens": TOKENS},
+    }
+
+
+def essa_recipe(model: str) -> dict[str, Any]:
+    return common(model) | {
+        "method": "essa",
         "strategy": {"name": "cma_es", "population": SAMPLES, "sigma": 0.1},
         "evolution": {"generations": 1, "prompts_per_generation": PROMPTS},
+    }
+
+
+def grpo_recipe(model: str) -> dict[str, Any]:
+    return common(model) | {
+        "method": "grpo",
+        "sampling": {"max_new_tokens": TOKENS, "samples_per_prompt": SAMPLES},
+        "training": {"max_steps": 2, "batch_size": PROMPTS},
     }
 
 
@@ -40,21 +53,15 @@ def run(code: list[str]) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
 
-def essa(config: Path, folder: Path, population: int, prompts: int) -> int:
-    out = folder / f"essa{population}"
-    changes = [f"strategy.population={population}", f"evolution.prompts_per_generation={prompts}"]
+def peak_of(recipe: dict[str, Any], out: Path, changes: Sequence[str] = ()) -> int:
+    """Peak memory of a whole run of `recipe` in the new directory `out`."""
+    config = out.with_suffix(".yaml")
+    config.write_text(json.dumps(recipe))  # JSON is YAML
     run(["-c", CLI, "run", str(config), *changes, "--out", str(out)])
     return json.loads((out / "result.json").read_text())["peak_memory_bytes"]
 
 
-def grpo(config: Path) -> int:
-    script = Path(__file__).with_name("grpo.py")
-    changes = [f"sampling.samples_per_prompt={SAMPLES}", f"evolution.prompts_per_generation={PROMPTS}"]
-    printed = run([str(script), str(config), *changes, "--steps", "2"])
-    return json.loads(printed.splitlines()[-1])["peak_memory_bytes"]
-
-
-def base(model: Path) -> None:
+def base(model: str) -> None:
     """Generate the rows of one generation of 8 candidates and the mean, without an adapter."""
     import numpy as np
     from engine import NoSpace
@@ -68,9 +75,9 @@ def base(model: Path) -> None:
     from evolign.tasks import build_task
     from evolign.types import Population, Sampling
 
-    config = parse(recipe(model))
+    config = parse(essa_recipe(model))
     task = build_task(config.task)
-    policy = Policy(load_base_model(ModelConfig(name=str(model))), Adapter({}, {}), NoSpace())  # type: ignore[arg-type]
+    policy = Policy(load_base_model(ModelConfig(name=model)), Adapter({}, {}), NoSpace())  # type: ignore[arg-type]
     population = Population(np.zeros((SAMPLES + 1, 0)))
     with TransformersEngine(policy) as engine:
         engine.generate(population, [task.train[:PROMPTS]] * len(population), Sampling(TOKENS))
@@ -82,24 +89,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--base", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.base:
         return base(options.base)
-    from engine import random_model
+    from engine import random_model, saved
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = random_model()
-        made.model.save_pretrained(folder / "model")
-        made.tokenizer.save_pretrained(folder / "model")
-        config = folder / "recipe.yaml"
-        config.write_text(json.dumps(recipe(folder / "model")))  # JSON is YAML
+        model = saved(random_model(), folder / "model")
+        many = ["strategy.population=800", "evolution.prompts_per_generation=2"]
         contenders: dict[str, Callable[[], int]] = {
-            "base": lambda: int(run([__file__, "--base", str(folder / "model")]).split()[-1]),
-            "essa, population 8": lambda: essa(config, folder, 8, PROMPTS),
-            "essa, population 800": lambda: essa(config, folder, 800, 2),
-            "grpo": lambda: grpo(config),
+            "base": lambda: int(run([__file__, "--base", model]).split()[-1]),
+            "essa, population 8": lambda: peak_of(essa_recipe(model), folder / "few"),
+            "essa, population 800": lambda: peak_of(essa_recipe(model), folder / "many", many),
+            "grpo": lambda: peak_of(grpo_recipe(model), folder / "grpo"),
         }
         peak = {}
         for what, measure in contenders.items():

@@ -15,11 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from engine import random_model, saved
 
 from evolign.config import ModelConfig
-from evolign.embedded.random_qwen2 import build_tokenizer
 from evolign.engines.memory import weight_bytes
 from evolign.methods import run
 from evolign.policy.base_model import load_base_model
@@ -34,25 +32,6 @@ PRECISIONS: dict[str, dict[str, str | None]] = {
     "int8, bfloat16": {"dtype": "bfloat16", "quantization": "int8"},
     "int4, bfloat16": {"dtype": "bfloat16", "quantization": "int4"},
 }
-
-
-def random_model(folder: Path) -> str:
-    """33 million random parameters as a folder."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=8192,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def memory(name: str, precision: dict[str, Any]) -> int:
@@ -81,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as scratch:
-        large = random_model(Path(scratch) / "33M")
+        large = saved(random_model(), Path(scratch) / "33M")
         for name, precision in PRECISIONS.items():
             runs = [
                 accuracy(precision, seed, options.generations, Path(scratch) / f"{len(table)}-{seed}")

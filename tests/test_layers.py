@@ -29,7 +29,7 @@ ROWS = [
     {"engines"},
     {"evaluation", "generation", "calibration"},
     {"fitness"},
-    {"result"},
+    {"result", "tally"},
     {"search", "evolution", "essa", "trainers"},
     {"methods"},
     {"assessment", "judging", "preflight", "demo", "api", "registry"},

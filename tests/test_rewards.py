@@ -121,7 +121,7 @@ def test_a_function_of_the_main_script_travels_without_running_the_script_again(
         "def reward(completions, **columns):\n"
         "    print('reward prints')\n"
         "    return [helper(text) for text in completions]\n"
-        "with Scorer(reward, workers=2, timeout_seconds=5, chunk_size=1) as scorer:\n"
+        "with Scorer(reward, workers=2, timeout_seconds=60, chunk_size=1) as scorer:\n"
         "    print(scorer.score([Example('0', 'p'), Example('1', 'p')], ['', 'a']).values)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
@@ -213,7 +213,7 @@ def test_a_scorer_is_usable_after_a_reward_error() -> None:
         assert "bad" not in completions
         return [1.0] * len(completions)
 
-    with Scorer(picky, workers=2, timeout_seconds=5, chunk_size=1) as scorer:
+    with Scorer(picky, workers=2, timeout_seconds=60, chunk_size=1) as scorer:
         with pytest.raises(RewardError, match="AssertionError"):
             scorer.score(EXAMPLES[:4], ["a", "bad", "b", "c"])
         assert scorer.score(EXAMPLES[:4], ["a", "b", "c", "d"]).values.tolist() == [1, 1, 1, 1]

@@ -64,6 +64,7 @@ def final_test(
     found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
     state = outcome.state
     for stage, evaluation in found.items():
+        state.count_failures(evaluation)
         keep_samples(
             config, run, evaluation, {"generation": state.generation, "split": split, "stage": stage}
         )
@@ -80,12 +81,7 @@ def final_test(
         dimensions=len(outcome.theta_D),
         initial_sigma=state.initial_sigma,
         generations=state.generation,
-        completions=state.completions,
-        validation_completions=state.validation_completions,
-        generated_tokens=state.generated_tokens,
-        reward_timeouts=state.timeouts + sum(evaluation.timeouts for evaluation in found.values()),
-        reward_crashes=state.crashes + sum(evaluation.crashes for evaluation in found.values()),
-        seconds=state.seconds,
+        **state.costs(),
     )
 
 

@@ -108,6 +108,11 @@ def evaluate_split(
     )
 
 
+def ranking(options: EvaluationConfig, metric: str) -> list[str]:
+    """The metrics that say which policy is better, the deciding one first."""
+    return [f"{metric}_{name}" for name in (options.select_by, *sorted(options.decoding))]
+
+
 def check_options(options: EvaluationConfig, metric: str, examples: Sequence[Example]) -> None:
     """Raise ConfigError where `options` ask for what the task's metric or its examples cannot give."""
     if options.pass_at and metric != "accuracy":

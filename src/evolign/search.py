@@ -10,13 +10,14 @@ import numpy as np
 from evolign.config import EssaConfig
 from evolign.display import Progress
 from evolign.engines import Engine
-from evolign.evaluation import evaluate_split
+from evolign.evaluation import evaluate_split, ranking
 from evolign.fitness import Cost, Fitness, Judgement
 from evolign.provenance import peak_memory_bytes
 from evolign.result import keep_samples
 from evolign.rundir import RunDir
 from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
+from evolign.tally import Tally
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 
@@ -26,18 +27,12 @@ FLAT_WARNING = 5
 """Generations in a row without any difference in fitness before the user is told."""
 
 
-@dataclass
-class State:
+@dataclass(kw_only=True)
+class State(Tally):
     """What a checkpoint holds beside the strategy's own state: all of it is JSON."""
 
     initial_sigma: float
     """Initial step size, given or calibrated."""
-    completions: int = 0
-    generated_tokens: int = 0
-    validation_completions: int = 0
-    seconds: float = 0.0
-    timeouts: int = 0
-    crashes: int = 0
     generation: int = 0
     """Generations that are done."""
     warned_of_failures: bool = False
@@ -64,6 +59,7 @@ class Search:
     ) -> None:
         self._config, self._run, self._task = config, run, task
         self._engine, self._scorer, self._progress = engine, scorer, progress
+        self._ranking = ranking(config.evaluation, task.metric)
         self._seconds_update = 0.0
         saved = run.restore()
         for warning in run.warnings:
@@ -85,25 +81,24 @@ class Search:
     def _start(self, fitness: Fitness, dim: int) -> State:
         sigma = self._config.strategy.sigma
         if sigma != "auto":
-            return State(sigma)
+            return State(initial_sigma=sigma)
         found = fitness.calibrate(dim)
         self._progress.say(f"sigma = {found.sigma:.3g} (calibrated: {found.told})")
-        return State(found.sigma, found.num_completions, found.num_tokens, seconds=found.seconds)
+        return State(
+            initial_sigma=found.sigma,
+            completions=found.num_completions,
+            generated_tokens=found.num_tokens,
+            seconds=found.seconds,
+        )
 
     def stop_reason(self) -> str:
         """Which limit has been reached; empty while there is none. Costs end no run before its first step."""
         limits, state = self._config.evolution, self.state
         if state.generation >= limits.generations:
             return f"generations = {limits.generations}"
-        if limits.target is not None and state.best[self._metric] >= limits.target:
+        if limits.target is not None and state.best[self._ranking[0]] >= limits.target:
             return f"target = {limits.target}"
-        if state.generation == 0:
-            return ""  # whatever calibration has cost
-        if limits.max_completions and state.completions >= limits.max_completions:
-            return f"max_completions = {limits.max_completions}"
-        if limits.max_minutes and state.seconds >= 60 * limits.max_minutes:
-            return f"max_minutes = {limits.max_minutes}"
-        return ""
+        return state.reached(limits) if state.generation else ""  # whatever calibration has cost
 
     def count(self, cost: Cost) -> None:
         """Add up what completions have cost."""
@@ -152,8 +147,7 @@ class Search:
         config, state, mean_D = self._config, self.state, self.strategy.mean
         found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean_D)
         state.validation_completions += found.num_completions
-        state.timeouts += found.timeouts
-        state.crashes += found.crashes
+        state.count_failures(found)
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_generation, self.best_theta_D = (
                 found.metrics,
@@ -175,14 +169,8 @@ class Search:
         self._run.save(state.generation, asdict(state), arrays)
         self._progress.record(row)
 
-    @property
-    def _metric(self) -> str:
-        return f"{self._task.metric}_{self._config.evaluation.select_by}"
-
     def _rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """What makes a mean better: the selecting metric, then the others."""
-        names = sorted(self._config.evaluation.decoding)
-        return (metrics[self._metric], *(metrics[f"{self._task.metric}_{name}"] for name in names))
+        return tuple(metrics[name] for name in self._ranking)
 
 
 def _flat_warning(fitness: float) -> str:

@@ -15,12 +15,13 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, reduce
+from functools import reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from evolign.errors import ConfigError, unknown_name
+from evolign.metrics import rouge
 from evolign.tasks.grading import final_answer, math_equal, numbers_equal
 
 Completion = str | list[dict[str, str]]
@@ -78,20 +79,9 @@ def rouge_l(
     """
     golds = [None] * len(completions) if reference is None else reference
     return [
-        None if gold is None else _rouge_l_f1(str(gold), completion_text(completion))
+        None if gold is None else rouge(str(gold), completion_text(completion))["rougeL"]
         for completion, gold in zip(completions, golds, strict=True)
     ]
-
-
-def _rouge_l_f1(gold: str, text: str) -> float:
-    return float(_rouge_scorer().score(gold, text)["rougeL"].fmeasure)
-
-
-@cache
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], use_stemmer=True)
 
 
 def completion_text(completion: Completion) -> str:

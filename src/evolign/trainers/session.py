@@ -12,10 +12,11 @@ import numpy as np
 from evolign.config import GradientConfig
 from evolign.display import Progress
 from evolign.engines import Engine
-from evolign.evaluation import Evaluation, evaluate_split
+from evolign.evaluation import Evaluation, evaluate_split, ranking
 from evolign.provenance import peak_memory_bytes
 from evolign.result import keep_samples, reported_split, summarise
 from evolign.rundir import RunDir
+from evolign.tally import Tally
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 from evolign.trainers.checkpoints import best_file, restore, seal
@@ -26,18 +27,12 @@ POLICY = Population(np.zeros((1, 0)))
 """The live model: a population of one."""
 
 
-@dataclass
-class State:
+@dataclass(kw_only=True)
+class State(Tally):
     """What a checkpoint holds beside weights and optimiser: all of it is JSON."""
 
     baseline: dict[str, float] = field(default_factory=dict)
     """Metrics of the starting point on the reported split."""
-    completions: int = 0
-    generated_tokens: int = 0
-    validation_completions: int = 0
-    seconds: float = 0.0
-    timeouts: int = 0
-    crashes: int = 0
     step: int = 0
     """Optimiser steps that are done."""
     best_step: int = 0
@@ -127,11 +122,7 @@ class Session(ABC):
         limits, state = self.config.training, self.state
         if state.step >= self.steps_in_all:
             return f"max_steps = {limits.max_steps}" if limits.max_steps else f"epochs = {limits.epochs:g}"
-        if limits.max_completions and state.completions >= limits.max_completions:
-            return f"max_completions = {limits.max_completions}"
-        if limits.max_minutes and state.seconds >= 60 * limits.max_minutes:
-            return f"max_minutes = {limits.max_minutes}"
-        return ""
+        return state.reached(limits)
 
     def validate(self) -> dict[str, float]:
         """Judge the model on the validation prompts and keep its weights if it is the best so far."""
@@ -165,12 +156,7 @@ class Session(ABC):
             stopped=state.stopped,
             trainable_parameters=sum(p.numel() for p in self.trainable.parameters().values()),
             steps=state.step,
-            completions=state.completions,
-            validation_completions=state.validation_completions,
-            generated_tokens=state.generated_tokens,
-            reward_timeouts=state.timeouts,
-            reward_crashes=state.crashes,
-            seconds=state.seconds,
+            **state.costs(),
         )
 
     def _test(self, stage: str) -> Evaluation:
@@ -238,8 +224,7 @@ class PolicySession(Session):
         with self.trainable.inference():
             theta_D = POLICY.theta_ND[0]
             found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, theta_D)
-        self.state.timeouts += found.timeouts
-        self.state.crashes += found.crashes
+        self.state.count_failures(found)
         return found
 
     @property
@@ -250,5 +235,4 @@ class PolicySession(Session):
     @property
     def ranking(self) -> list[str]:
         """See `Session.ranking`."""
-        options = self.config.evaluation
-        return [f"{self.task.metric}_{name}" for name in (options.select_by, *sorted(options.decoding))]
+        return ranking(self.config.evaluation, self.task.metric)

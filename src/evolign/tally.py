@@ -1,0 +1,52 @@
+"""What a run has cost so far: counted, limited and reported alike by evolution and by training."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from evolign.evaluation import Evaluation
+
+
+class CostLimits(Protocol):
+    """Where a run ends, whatever it has reached."""
+
+    max_completions: int | None
+    max_minutes: float | None
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Costs of search or training, without warm start and final test."""
+
+    completions: int = 0
+    """Completions to learn from; those of validation are counted apart."""
+    generated_tokens: int = 0
+    validation_completions: int = 0
+    seconds: float = 0.0
+    timeouts: int = 0
+    """Rewards that hung, validation included."""
+    crashes: int = 0
+    """Rewards that killed their process, validation included."""
+
+    def count_failures(self, evaluation: Evaluation) -> None:
+        """Add the rewards that hung or crashed in an evaluation."""
+        self.timeouts += evaluation.timeouts
+        self.crashes += evaluation.crashes
+
+    def reached(self, limits: CostLimits) -> str:
+        """Which cost limit has been reached; empty while there is none."""
+        if limits.max_completions and self.completions >= limits.max_completions:
+            return f"max_completions = {limits.max_completions}"
+        if limits.max_minutes and self.seconds >= 60 * limits.max_minutes:
+            return f"max_minutes = {limits.max_minutes}"
+        return ""
+
+    def costs(self) -> dict[str, Any]:
+        """What result.json says of them."""
+        return {
+            "completions": self.completions,
+            "validation_completions": self.validation_completions,
+            "generated_tokens": self.generated_tokens,
+            "reward_timeouts": self.timeouts,
+            "reward_crashes": self.crashes,
+            "seconds": self.seconds,
+        }
