@@ -28,16 +28,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("studies", nargs="*", help="A, B or C; default: all")
+    parser.add_argument("studies", nargs="*", help="A to E; default: all")
     parser.add_argument("--seeds", nargs="*", type=int)
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     spec = yaml.safe_load((HERE / "study.yaml").read_text())
-    seeds = options.seeds if options.seeds is not None else spec["seeds"]
     for name in options.studies or spec["studies"]:
         study = spec["studies"][name]
+        seeds = options.seeds if options.seeds is not None else study.get("seeds", spec["seeds"])
         if not options.tables:
             for stage in ("first", "entries"):
                 jobs = [(name, entry, seed) for seed in seeds for entry in study.get(stage, {})]
@@ -46,6 +46,8 @@ def main() -> None:
                 ) as pool:
                     for told in pool.map(make, *zip(*jobs, strict=True)) if jobs else ():
                         print(told, flush=True)
+        if "against" in study:
+            compare_pairs(name, study, seeds)
         write_tables(name, study)
 
 
@@ -67,8 +69,6 @@ def make(name: str, entry: str, seed: int) -> str:
     if entry in study["entries"]:
         for label, overrides in study.get("elsewhere", {}).items():
             judged(out, label, filled(overrides, name, seed))
-        if "judge" in study:
-            win_rate(out, study["judge"])
     return f"{name} {entry:28} seed {seed}: {result.summary['final']}"
 
 
@@ -97,14 +97,34 @@ def judged(run: Path, label: str, overrides: list[str]) -> None:
         out.write_text(json.dumps(found.metrics))
 
 
-def win_rate(run: Path, by: str) -> None:
-    """Wins of the run's completions over the references by a scripted judge."""
+def compare_pairs(name: str, study: dict[str, Any], seeds: list[int]) -> None:
+    """How often every run's completions win against those of the entry `against` of the same seed.
+
+    By the score that they were judged by elsewhere, and by a scripted judge: <label>-wins.json.
+    """
     import evolign
 
-    out = run.with_name(f"{run.name}-win-rate.json")
-    if not out.is_file():
-        found = evolign.judge(run.with_name(f"{run.name}-rouge.jsonl"), by=f"{HERE}/{by}")
-        out.write_text(json.dumps(found.summary))
+    for entry in study["entries"]:
+        for seed in seeds:
+            for label in study["elsewhere"]:
+                file = f"seed{seed}-{label.replace(' ', '-')}.jsonl"
+                ours, theirs = RUNS / name / entry / file, RUNS / name / study["against"] / file
+                gap = [a - b for a, b in zip(scores(ours), scores(theirs), strict=True)]
+                wins = sum((g > 0) + (g == 0) / 2 for g in gap) / len(gap)
+                wins_file(ours, label).write_text(json.dumps(wins))
+            found = evolign.judge(ours, theirs, by=f"{HERE}/{study['judge']}").summary
+            wins_file(ours, "judge").write_text(json.dumps(found["win_rate"]))
+
+
+def scores(file: Path) -> list[float]:
+    """The scores of greedy completions, in the order of the examples."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [row["score"] for row in rows if row["decoding"] == "greedy"]
+
+
+def wins_file(beside: Path, label: str) -> Path:
+    seed = beside.name.partition("-")[0]
+    return beside.with_name(f"{seed}-{label.replace(' ', '-')}-wins.json")
 
 
 def write_tables(name: str, study: dict[str, Any]) -> None:
@@ -132,17 +152,21 @@ def write_tables(name: str, study: dict[str, Any]) -> None:
 
 def elsewhere(study: dict[str, Any], entries: dict[str, list[Path]]) -> list[str]:
     """A table of what was measured beside the runs' own tests: mean over seeds, lowest and highest."""
-    labels = [*study.get("elsewhere", {}), *(["win rate"] if "judge" in study else [])]
+    wins, judge = "against" in study, ["judge"] if "judge" in study else []
+    labels = [*study.get("elsewhere", {}), *judge]
     if not labels:
         return []
-    lines = ["", "### Elsewhere", "", f"| entry | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
+    title = f"Wins against {study['against']}" if wins else "Elsewhere"
+    lines = ["", f"### {title}", "", f"| entry | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
     for entry, runs in entries.items():
         cells = []
         for label in labels:
-            files = [run.with_name(f"{run.name}-{label.replace(' ', '-')}.json") for run in runs]
+            files = [
+                wins_file(run, label) if wins else run.with_name(f"{run.name}-{label.replace(' ', '-')}.json")
+                for run in runs
+            ]
             found = [json.loads(file.read_text()) for file in files if file.is_file()]
-            key = "win_rate" if label == "win rate" else study["metric"]
-            values = [metrics[key] for metrics in found]
+            values = [value if wins else value[study["metric"]] for value in found]
             mean = sum(values) / max(len(values), 1)
             cells.append(f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})" if values else "-")
         lines.append(f"| {entry} | {' | '.join(cells)} |")

@@ -112,7 +112,7 @@ class Search:
         """Hand the strategy what was found, and count what that has cost."""
         self.count(judged.cost)
         started = time.perf_counter()
-        self.strategy.tell(theta_ND, judged.fitness_N, judged.step_scale)
+        self.strategy.tell(theta_ND, judged.fitness_N, judged.step_scale, judged.divergence)
         self._seconds_update = time.perf_counter() - started
 
     def describe(self, judged: Judgement, cost: Cost) -> dict[str, Any]:

@@ -17,6 +17,7 @@ VARIANTS = [
     ("cma_es", {"active": False}),
     ("openai_es", {"optimizer": "sgd", "antithetic": False, "shaping": "mean"}),
     ("openai_es", {"shaping": "centred_rank"}),
+    ("openai_es", {"optimizer": "trust_region"}),
 ]
 RANK_BASED = [variant for variant in VARIANTS if variant[0] != "openai_es" or "centred_rank" in str(variant)]
 every_variant = pytest.mark.parametrize(
@@ -33,12 +34,16 @@ def fitness_of(theta_ND):
     return -(np.arange(1, DIM + 1) * (theta_ND - 0.5) ** 2).sum(axis=1)
 
 
+def divergence_of(step_D):
+    return float(np.arange(1, DIM + 1) @ step_D**2)
+
+
 def advance(strategy, generations, fitness=fitness_of):
     """The populations of `generations` generations, shape (generations, N, D)."""
     asked = []
     for _ in range(generations):
         theta_ND = strategy.ask()
-        strategy.tell(theta_ND, fitness(theta_ND))
+        strategy.tell(theta_ND, fitness(theta_ND), divergence=divergence_of)
         asked.append(theta_ND)
     return np.array(asked)
 
@@ -134,7 +139,7 @@ def test_arguments_are_not_changed_and_results_are_fresh_copies(name, options):
         theta_ND = strategy.ask()
         fitness_N = fitness_of(theta_ND)
         told = theta_ND.copy(), fitness_N.copy()
-        strategy.tell(theta_ND, fitness_N)
+        strategy.tell(theta_ND, fitness_N, divergence=divergence_of)
         assert np.array_equal(theta_ND, told[0]) and np.array_equal(fitness_N, told[1])
         theta_ND[:] = fitness_N[:] = np.nan
         for array in (strategy.ask(), strategy.mean, *strategy.state_dict().values()):

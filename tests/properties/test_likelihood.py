@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
 from evolign.engines.reading import read
 from evolign.engines.scaled_lora import ScaledLora
@@ -285,6 +286,26 @@ def test_the_step_size_is_scaled_towards_the_trust_region_within_bounds(ratio: f
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no"])
     assert judge(engine, right, np.array([[ratio]]), divergence=0.02).step_scale == towards
     assert towards in SCALE_BOUNDS
+
+
+def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None:
+    engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
+    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
+    mean_D = np.array([0.4])
+    judged = fitness.judge(np.array([[0.5]]), mean_D, fitness.draw(np.zeros(1), 1))
+    assert judged.divergence is not None
+    kl = [np.exp(x) - 1 - x for x in (0.05, 0.02, 0.02, 0.02)]
+    assert judged.divergence(np.array([0.01])) == pytest.approx(np.mean(kl))
+
+
+def test_a_trust_region_keeps_the_steps_of_a_run_at_its_size(tmp_path: Path) -> None:
+    """Between two batches the mean moves by several steps: no further than if all went the same way."""
+    changes = ["evolution.generations=3", "evaluation.every=3", "task.num_test=20", "task.num_validation=20"]
+    config = load(RECIPE, [*changes, "fitness.steps=4"])
+    run(config, tmp_path / "run", progress=Silent())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    drifts = [row["drift"] for row in rows[1:]]  # after three steps; sqrt(nats) add up at most
+    assert all(1e-4 < drift < 4 * 3**2 * config.strategy.trust_region for drift in drifts), drifts
 
 
 def test_the_divergence_estimates_the_kl_of_a_known_distribution() -> None:

@@ -155,3 +155,54 @@ def test_centred_ranks_of_equal_fitness_are_their_average():
     # Ranks 0 (worst) to 4, over 4, minus 1/2; the three best share (2 + 3 + 4) / 3 = 3.
     assert shaping.centred_rank(fitness_N).tolist() == [0.25, -0.5, 0.25, -0.25, 0.25]
     assert shaping.centred_rank(np.array([0.0, -0.0])).tolist() == [0.0, 0.0]
+
+
+SENSITIVITY_D = np.array([0.5, 100.0, 3.0])
+
+
+def nats(step_D):
+    return float(SENSITIVITY_D @ step_D**2 / 2)
+
+
+def trust_region(slope_D=(1.0, -2.0, 0.5), generations=1, **options):
+    """The steps of the mean up a linear slope, (generations, D)."""
+    options = {"population": 8, "sigma": 0.1, "seed": 0, "shaping": "mean", **options}
+    strategy = OpenAiEs(3, optimizer="trust_region", **options)
+    means = [strategy.mean]
+    for generation in range(generations):
+        theta_ND = strategy.ask()
+        slope = slope_D(generation) if callable(slope_D) else np.array(slope_D)
+        strategy.tell(theta_ND, theta_ND @ slope, divergence=nats)
+        means.append(strategy.mean)
+    return np.diff(means, axis=0)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_first_step_moves_by_the_trust_region_whatever_the_scale_of_fitness_and_sigma(sigma, scale):
+    [step_D] = trust_region(np.array([1.0, -2.0, 0.5]) * scale, sigma=sigma, trust_region=0.02)
+    assert nats(step_D) == pytest.approx(0.02, rel=1e-9)
+
+
+def test_a_first_step_goes_along_the_estimate_whatever_the_divergence_is():
+    """Unlike Adam's, which goes along its signs."""
+    [step_D] = trust_region(orthogonal=True, population=6)
+    assert step_D / np.linalg.norm(step_D) == pytest.approx(np.array([1.0, -2.0, 0.5]) / np.sqrt(5.25))
+
+
+def test_steps_follow_momentum_over_the_root_of_the_mean_divergence_by_hand():
+    moment1, moment2, expected = np.zeros(3), 0.0, []
+    options = {"population": 6, "orthogonal": True, "beta1": 0.8, "beta2": 0.95}
+    slopes = [np.array([1.0, -2.0, 0.5]), np.array([0.2, 0.1, 3.0])]
+    for step, g in enumerate(slopes, start=1):  # six orthogonal pairs of three dimensions see all of it
+        moment1 = 0.8 * moment1 + 0.2 * g
+        moment2 = 0.95 * moment2 + 0.05 * nats(g)
+        expected.append(0.1 * moment1 / (1 - 0.8**step) / math.sqrt(moment2 / (1 - 0.95**step)))
+    found = trust_region(slopes.__getitem__, 2, trust_region=0.01, **options)
+    assert found == pytest.approx(np.array(expected), rel=1e-9)
+
+
+def test_steps_shrink_where_estimates_disagree():
+    agreeing = trust_region(generations=20, beta2=0.99)
+    torn = trust_region(lambda generation: np.array([1.0, -2.0, 0.5]) * (-1) ** generation, 20, beta2=0.99)
+    assert nats(torn[-1]) < 0.05 * nats(agreeing[-1])

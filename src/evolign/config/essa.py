@@ -21,9 +21,9 @@ class LikelihoodConfig(Section):
     """Fitness from one set of completions that all candidates read: advantage times likelihood ratio."""
 
     name: Literal["likelihood"] = "likelihood"
-    steps: Positive = 4
+    steps: Positive = 8
     """Strategy steps, each with fresh candidates, per batch of completions."""
-    divergence: Annotated[float, Field(gt=0)] = 0.02
+    divergence: Annotated[float, Field(gt=0)] = 0.005
     """Trust region: mean divergence of the candidates from the sampling policy, in nats per completion;
     the step size follows it."""
     clip: Annotated[float, Field(gt=0)] = 0.2
@@ -82,6 +82,16 @@ class EssaConfig(Config):
     @model_validator(mode="after")
     def _something_can_move(self) -> "EssaConfig":
         check_alpha(self.space, self.adapter)
+        return self
+
+    @model_validator(mode="after")
+    def _a_trust_region_has_a_divergence(self) -> "EssaConfig":
+        optimizer = getattr(self.strategy, "optimizer", None)
+        if optimizer == "trust_region" and self.fitness.name != "likelihood":
+            raise ValueError(
+                f"strategy.optimizer = 'trust_region' sizes steps by likelihoods, which fitness.name = "
+                f"{self.fitness.name!r} does not read; use adam, or fitness.name = likelihood"
+            )
         return self
 
     @model_validator(mode="after")

@@ -44,19 +44,21 @@ class OpenAiEsConfig(Section):
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Standard deviation of the perturbations; auto: see `calibration`."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.5
-    """Step of the optimiser, in units of sigma."""
+    """Step of sgd and adam, in units of sigma."""
     antithetic: bool = True
     """Candidates come in pairs +eps, -eps."""
     orthogonal: bool = False
     """Perturbations of one generation are orthogonal; needs no more candidates than dimensions."""
     shaping: Literal["mean", "z_score", "centred_rank"] = "z_score"
     """What becomes of the fitness before it weighs the perturbations."""
-    optimizer: Literal["sgd", "adam"] = "adam"
-    """What follows the gradient estimate."""
+    optimizer: Literal["sgd", "adam", "trust_region"] = "adam"
+    """What follows the gradient estimate; trust_region is for likelihood fitness."""
+    trust_region: Annotated[float, Field(gt=0)] = 0.01
+    """Nats per completion by which a step of the optimizer trust_region may move the policy."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Adam's decay of the first moment."""
+    """Decay of the first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Adam's decay of the second moment."""
+    """Decay of the second moment."""
 
     @model_validator(mode="after")
     def _pairs_need_an_even_population(self) -> "OpenAiEsConfig":

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evolign.calibration import Calibration
+from evolign.strategies.base import Divergence
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Judgement:
     cost: Cost = NO_COST
     step_scale: float = 1.0
     """By how much the strategy's step size shall change on top of what the strategy does itself."""
+    divergence: Divergence | None = None
+    """How far a step of the mean would move the policy, where that can be told."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """What metrics.jsonl gets."""
 

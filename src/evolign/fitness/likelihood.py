@@ -162,8 +162,15 @@ class LikelihoodFitness:
         return Judgement(
             fitness_N,
             step_scale=float(np.clip(scale, *SCALE_BOUNDS)),
+            divergence=lambda step_D: self._divergence_of_step(mean_D, step_D, batch),
             metrics=batch.metrics | spread(fitness_N) | {name: float(v) for name, v in measured.items()},
         )
+
+    def _divergence_of_step(self, mean_D: np.ndarray, step_D: np.ndarray, batch: Batch) -> float:
+        """KL(mean || mean + step) in nats per completion of the batch."""
+        theta_ND = np.vstack([mean_D, mean_D + step_D])
+        mean_J, moved_J = self._logprobs(theta_ND, batch.examples, batch.token_ids).sum(2)
+        return float(divergence((moved_J - mean_J)[None], batch.count_J)[0])
 
     def _parts(self, num_candidates: int, batch: Batch) -> list[tuple[np.ndarray, Batch]]:
         """Who reads what: all candidates everything, or every pair (n, n + N/2) the samples of one prompt."""

@@ -9,12 +9,15 @@ The rules that the contract tests hold every strategy to:
 - Arguments are never changed, returned arrays are fresh copies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
 
 from evolign.errors import RunError
+
+Divergence = Callable[[np.ndarray], float]
+"""By how far moving the mean by a step_D moves what it stands for: of policies, in nats per completion."""
 
 
 class Strategy(Protocol):
@@ -43,10 +46,17 @@ class Strategy(Protocol):
     def ask(self) -> np.ndarray:
         """theta_ND, float64: the candidates of this generation, the same until the next tell."""
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
+    def tell(
+        self,
+        theta_ND: np.ndarray,
+        fitness_N: np.ndarray,
+        step_scale: float = 1.0,
+        divergence: Divergence | None = None,
+    ) -> None:
         """End the generation. `theta_ND` is what ask returned; the higher the fitness the better.
 
-        The step size of the next generation is `step_scale` times what the strategy makes of it.
+        The step size of the next generation is `step_scale` times what the strategy makes of it. Where
+        `divergence` can be measured, a strategy may size its step by it.
         Raises ValueError, and changes nothing, where `theta_ND` is something else or `fitness_N` is
         not N finite numbers.
         """

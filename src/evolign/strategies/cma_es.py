@@ -16,7 +16,7 @@ import numpy as np
 
 from evolign.errors import ConfigError, RunError
 from evolign.seeding import stream
-from evolign.strategies.base import check_told
+from evolign.strategies.base import Divergence, check_told
 
 
 class CmaEs:
@@ -78,7 +78,13 @@ class CmaEs:
             self._candidates = self._es.ask()
         return np.array(self._candidates)
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
+    def tell(
+        self,
+        theta_ND: np.ndarray,
+        fitness_N: np.ndarray,
+        step_scale: float = 1.0,
+        divergence: Divergence | None = None,
+    ) -> None:
         """Update mean, step size and covariance from the ranking of the candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:

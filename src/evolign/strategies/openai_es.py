@@ -18,7 +18,7 @@ import numpy as np
 
 from evolign.errors import ConfigError
 from evolign.seeding import stream
-from evolign.strategies.base import check_state, check_told
+from evolign.strategies.base import Divergence, check_state, check_told
 from evolign.strategies.shaping import SHAPINGS
 
 
@@ -29,6 +29,10 @@ class OpenAiEs:
     `learning_rate * sigma` per generation. The strategy itself never changes `sigma`, so the mean ends in a
     ball around the optimum whose radius follows from both. `orthogonal` perturbations have the variance of
     Gaussian ones and look in N different directions (Choromanski et al. 2018), as long as N <= D.
+
+    `trust_region` follows the momentum itself, scaled so that a step whose estimate agrees with those before
+    it moves the policy by that many nats, and less the more they disagree: Adam's rule with one second moment
+    for all coordinates, which is that of the divergence a step along the estimate would cause.
 
     >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
@@ -48,7 +52,8 @@ class OpenAiEs:
         antithetic: bool = True,
         orthogonal: bool = False,
         shaping: Literal["mean", "z_score", "centred_rank"] = "z_score",
-        optimizer: Literal["sgd", "adam"] = "adam",
+        optimizer: Literal["sgd", "adam", "trust_region"] = "adam",
+        trust_region: float = 0.01,
         beta1: float = 0.9,
         beta2: float = 0.999,
     ) -> None:
@@ -63,11 +68,11 @@ class OpenAiEs:
         self._learning_rate = learning_rate
         self._antithetic, self._orthogonal = antithetic, orthogonal
         self._shape = SHAPINGS[shaping]
-        self._adam = optimizer == "adam"
+        self._optimizer, self._trust_region = optimizer, trust_region
         self._beta1, self._beta2 = beta1, beta2
         self._mean_D = np.zeros(dim)
         self._moment1_D = np.zeros(dim)
-        self._moment2_D = np.zeros(dim)
+        self._moment2_D = np.zeros(1 if optimizer == "trust_region" else dim)
         self._generation = 0
         self._steps = 0
 
@@ -85,13 +90,18 @@ class OpenAiEs:
         """theta_ND; the same candidates until the next tell."""
         return self._mean_D + self._sigma * self._noise()
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
-        """One step of the optimiser along the estimated gradient."""
+    def tell(
+        self,
+        theta_ND: np.ndarray,
+        fitness_N: np.ndarray,
+        step_scale: float = 1.0,
+        divergence: Divergence | None = None,
+    ) -> None:
+        """One step of the optimiser along the estimated gradient; a trust region needs `divergence`."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
             gradient_D = estimate_gradient(self._shape(fitness_N), self._noise(), self._sigma)
-            step = self._learning_rate * self._sigma
-            self._mean_D = self._mean_D + step * self._direction(gradient_D)
+            self._mean_D = self._mean_D + self._step(gradient_D, divergence)
         self._sigma *= step_scale
         self._generation += 1
 
@@ -113,17 +123,28 @@ class OpenAiEs:
         self._moment1_D, self._moment2_D = state["moment1"], state["moment2"]
         self._steps, self._generation = int(state["steps"]), int(state["generation"])
 
-    def _direction(self, gradient_D: np.ndarray) -> np.ndarray:
-        """The gradient itself, or Adam's step (Kingma and Ba 2015, Algorithm 1)."""
-        if not self._adam:
-            return gradient_D
+    def _step(self, gradient_D: np.ndarray, divergence: Divergence | None) -> np.ndarray:
+        """Along the gradient, Adam's (Kingma and Ba 2015, Algorithm 1), or that of the trust region."""
+        learning_rate = self._learning_rate * self._sigma
+        if self._optimizer == "sgd":
+            return learning_rate * gradient_D
+        if self._optimizer == "adam":
+            first_D, second_D = self._moments(gradient_D, gradient_D**2)
+            return learning_rate * first_D / (np.sqrt(second_D) + 1e-8)
+        assert divergence is not None, "the configuration pairs trust regions with fitness that has one"
+        # a probe as long as a candidate's perturbation; divergence is quadratic in length
+        shrink = self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D)
+        nats = divergence(shrink * gradient_D) / shrink**2
+        first_D, second = self._moments(gradient_D, np.array([nats]))
+        return np.sqrt(self._trust_region / np.maximum(second, 1e-300)) * first_D
+
+    def _moments(self, gradient_D: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Moving averages of the gradient and of its square, in whatever sense, without their bias."""
         beta1, beta2 = self._beta1, self._beta2
         self._steps += 1
         self._moment1_D = beta1 * self._moment1_D + (1 - beta1) * gradient_D
-        self._moment2_D = beta2 * self._moment2_D + (1 - beta2) * gradient_D**2
-        unbiased1_D = self._moment1_D / (1 - beta1**self._steps)
-        unbiased2_D = self._moment2_D / (1 - beta2**self._steps)
-        return unbiased1_D / (np.sqrt(unbiased2_D) + 1e-8)
+        self._moment2_D = beta2 * self._moment2_D + (1 - beta2) * square
+        return self._moment1_D / (1 - beta1**self._steps), self._moment2_D / (1 - beta2**self._steps)
 
     def _noise(self) -> np.ndarray:
         """eps_ND of this generation; the second half mirrors the first if antithetic."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from evolign.seeding import stream
-from evolign.strategies.base import check_state, check_told
+from evolign.strategies.base import Divergence, check_state, check_told
 
 
 class RandomSearch:
@@ -48,7 +48,13 @@ class RandomSearch:
         shape = (self.population, len(self._incumbent_D))
         return self._sigma * generator.standard_normal(shape)
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
+    def tell(
+        self,
+        theta_ND: np.ndarray,
+        fitness_N: np.ndarray,
+        step_scale: float = 1.0,
+        divergence: Divergence | None = None,
+    ) -> None:
         """Keep the best candidate if it is better than the incumbent."""
         asked_ND = self.ask()
         fitness_N = check_told(asked_ND, theta_ND, fitness_N)

@@ -15,7 +15,7 @@ import numpy as np
 
 from evolign.seeding import stream
 from evolign.strategies import shaping
-from evolign.strategies.base import check_state, check_told
+from evolign.strategies.base import Divergence, check_state, check_told
 
 
 class Snes:
@@ -62,7 +62,13 @@ class Snes:
         """theta_ND; the same candidates until the next tell."""
         return self._mu_D + self._sigma_D * self._noise()
 
-    def tell(self, theta_ND: np.ndarray, fitness_N: np.ndarray, step_scale: float = 1.0) -> None:
+    def tell(
+        self,
+        theta_ND: np.ndarray,
+        fitness_N: np.ndarray,
+        step_scale: float = 1.0,
+        divergence: Divergence | None = None,
+    ) -> None:
         """Move mean and step sizes towards the better candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
