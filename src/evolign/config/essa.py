@@ -24,8 +24,7 @@ class LikelihoodConfig(Section):
     steps: Positive = 8
     """Strategy steps, each with fresh candidates, per batch of completions."""
     divergence: Annotated[float, Field(gt=0)] = 0.005
-    """Trust region: mean divergence of the candidates from the sampling policy, in nats per completion;
-    the step size follows it."""
+    """Mean divergence of the candidates from the mean policy, in nats per completion; sigma follows it."""
     clip: Annotated[float, Field(gt=0)] = 0.2
     """Likelihood ratios count as if they lay in 1 - clip to 1 + clip (PPO)."""
     ratio: Literal["sequence", "token"] = "sequence"

@@ -23,9 +23,10 @@ The completions of a generation serve `fitness.steps` strategy steps, each with 
 mean as it has become: what N candidates cannot see of D dimensions, the next N see. Ratios stay those to the
 policy that sampled, and the clip keeps the mean near it.
 
-The step size is held by a trust region: the candidates' mean divergence from the mean, KL(mean || theta) in
-nats per completion, costs nothing more to measure, and the step size is scaled towards `fitness.divergence`
-after every step.
+Two sizes are held in nats per completion, which mean the same for every model. How far candidates are from
+the mean, KL(mean || theta), costs nothing more to measure, and sigma is scaled towards `fitness.divergence`
+after every step. How far a step moves the mean is measured by one more reading, and is the strategy's to use
+(`openai_es`, `optimizer: trust_region`).
 """
 
 from collections.abc import Sequence
