@@ -17,7 +17,8 @@ from evolign.engines.scaled_lora import ScaledLora
 from evolign.engines.transformers import TransformersEngine
 from evolign.errors import RewardError
 from evolign.fitness import LikelihoodFitness
-from evolign.fitness.likelihood import SCALE_BOUNDS, advantages, divergence
+from evolign.fitness.base import NO_COST
+from evolign.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence
 from evolign.methods import resume, run
 from evolign.policy.policy import Policy
 from evolign.recipe import load, parse
@@ -75,14 +76,17 @@ def test_the_gradient_of_the_fitness_is_the_policy_gradient_restricted_to_the_se
         fitness = LikelihoodFitness(settings(), TASK, engine, None)  # type: ignore[arg-type]
         step = 1e-2
         theta_ND = mean_D + step * np.vstack([np.eye(len(mean_D)), -np.eye(len(mean_D))])
-        logprob_NJT = fitness._logprobs(np.vstack([theta_ND, mean_D]), examples, token_ids)
-        batch = SimpleNamespace(
-            advantage_J=advantage_J,
+        batch = Batch(
+            examples=examples,
             token_ids=token_ids,
+            advantage_J=advantage_J,
             count_J=np.ones(len(token_ids)),
+            logprob_JT=engine.logprobs(Population(mean_D[None]), [0] * len(examples), examples, token_ids),
             size=len(token_ids),
+            cost=NO_COST,
+            metrics={},
         )
-        fitness_N, _ = fitness._surrogate(logprob_NJT[:-1] - logprob_NJT[-1], batch)  # type: ignore[arg-type]
+        fitness_N = fitness.judge(theta_ND, mean_D, batch).fitness_N
         plus_D, minus_D = np.split(fitness_N, 2)
         estimate_D = (plus_D - minus_D) / (2 * step)
     exact_D = autograd_of_advantage_weighted_logprob(llama, mean_D, examples, token_ids, advantage_J)
@@ -120,12 +124,30 @@ def test_reading_in_other_micro_batches_or_another_order_changes_rounding_only(l
     examples = [example for example in TASK.train for _ in range(4)]
     with TransformersEngine(llama) as engine:
         token_ids = spoken(engine, population.theta_ND[0])
-        whole = engine.logprobs(population, examples, token_ids)
+        readings = np.indices((3, len(examples))).reshape(2, -1).T.tolist()
+        whole = read_all(engine, population, examples, token_ids, readings)
     assert len({len(ids) for ids in token_ids}) > 1, "completions of several lengths"
     with TransformersEngine(llama, micro_batch_size=5) as engine:
-        np.testing.assert_allclose(engine.logprobs(population, examples, token_ids), whole, atol=1e-4)
-        backwards = engine.logprobs(population, examples[::-1], token_ids[::-1])
-        np.testing.assert_allclose(backwards[:, ::-1], whole, atol=1e-4)
+        again = read_all(engine, population, examples, token_ids, readings)
+        np.testing.assert_allclose(again, whole, atol=1e-4)
+        backwards = read_all(engine, population, examples, token_ids, readings[::-1])
+        np.testing.assert_allclose(backwards[::-1], whole, atol=1e-4)
+
+
+def read_all(
+    engine: TransformersEngine,
+    population: Population,
+    examples: list[Example],
+    token_ids: list[tuple[int, ...]],
+    readings: list[list[int]],
+) -> np.ndarray:
+    """log pi of the tokens of completion j under candidate n, for every (n, j) in `readings`."""
+    return engine.logprobs(
+        population,
+        [n for n, _ in readings],
+        [examples[j] for _, j in readings],
+        [token_ids[j] for _, j in readings],
+    )
 
 
 def test_a_completions_logprob_is_that_under_which_it_was_sampled(llama: Policy) -> None:
@@ -137,8 +159,9 @@ def test_a_completions_logprob_is_that_under_which_it_was_sampled(llama: Policy)
         sampling = Sampling(1, 1.0, samples, noise_seed=9)
         drawn = list(engine.generate(Population(theta_ND), [[example]], sampling).token_ids_NPS.flat)
         distinct = sorted(set(drawn))
-        logprob_NJT = engine.logprobs(Population(theta_ND), [example] * len(distinct), distinct)
-    expected = np.exp(logprob_NJT[0, :, 0])
+        readers = [0] * len(distinct)
+        logprob_MT = engine.logprobs(Population(theta_ND), readers, [example] * len(distinct), distinct)
+    expected = np.exp(logprob_MT[:, 0])
     observed = np.array([drawn.count(ids) for ids in distinct]) / samples
     # 5 standard errors of a share, over fewer than 64 tokens: false alarm below 1e-4
     assert (np.abs(observed - expected) < 5 * np.sqrt(expected * (1 - expected) / samples) + 1e-3).all()
@@ -314,7 +337,7 @@ def test_the_divergence_estimates_the_kl_of_a_known_distribution() -> None:
     drawn = rng.choice(3, size=200_000, p=p)
     log_ratio = np.log(q / p)[drawn]
     # its standard deviation is about 0.03 per sample: within 5 standard errors
-    assert divergence(log_ratio[None])[0] == pytest.approx((p * np.log(p / q)).sum(), abs=5 * 0.03 / 447)
+    assert divergence(log_ratio) == pytest.approx((p * np.log(p / q)).sum(), abs=5 * 0.03 / 447)
 
 
 def test_it_learns_the_embedded_task_and_a_run_that_was_interrupted_ends_on_the_same_bits(

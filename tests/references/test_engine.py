@@ -148,7 +148,10 @@ def test_the_origin_of_an_untrained_adapter_generates_what_the_base_model_does(
 def test_logprobs_are_those_of_each_exported_candidate_reading_the_completion_alone(case: Case) -> None:
     completions = [case.sampled.token_ids_NPS[0, p, 0] for p in range(SAMPLED_PROMPTS)]
     with TransformersEngine(case.policy) as engine:
-        logprob_NJT = engine.logprobs(case.population, EXAMPLES[:SAMPLED_PROMPTS], completions, 0.7)
+        candidates = np.repeat(np.arange(N), SAMPLED_PROMPTS).tolist()
+        examples = EXAMPLES[:SAMPLED_PROMPTS] * N
+        logprob_MT = engine.logprobs(case.population, candidates, examples, completions * N, 0.7)
+        logprob_NJT = logprob_MT.reshape(N, SAMPLED_PROMPTS, -1)
     assert len({len(ids) for ids in completions}) > 1 or all(len(ids) == 12 for ids in completions)
     for candidate in range(N):
         model = case.alone(candidate)

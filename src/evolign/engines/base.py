@@ -29,14 +29,15 @@ class Engine(Protocol):
     def logprobs(
         self,
         population: Population,
+        candidates: Sequence[int],
         examples: Sequence[Example],
         token_ids: Sequence[tuple[int, ...]],
         temperature: float = 1.0,
     ) -> np.ndarray:
-        """Log-probability of every token of the completion `token_ids[j]` of `examples[j]`.
+        """Log-probability of every token of the completion `token_ids[m]` of `examples[m]`, for M readings.
 
-        Under every candidate, by one teacher-forced pass; logits are divided by `temperature` as in sampling.
-        Shape (N, J, T), zero beyond the end of a completion. Raises what `generate` raises.
+        Under the candidate `candidates[m]`, by one teacher-forced pass; logits are divided by `temperature`
+        as in sampling. Shape (M, T), zero beyond the end of a completion. Raises what `generate` raises.
         """
         ...
 

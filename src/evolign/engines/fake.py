@@ -45,6 +45,7 @@ class FakeEngine:
     def logprobs(
         self,
         population: Population,
+        candidates: Sequence[int],
         examples: Sequence[Example],
         token_ids: Sequence[tuple[int, ...]],
         temperature: float = 1.0,
@@ -52,11 +53,11 @@ class FakeEngine:
         """See `Engine.logprobs`; `temperature` is ignored."""
         if self._logprob is None:
             raise EngineError("this FakeEngine was made without `logprob`, so it cannot read completions")
-        logprob_NJT = np.zeros((len(population), len(examples), max(map(len, token_ids))))
-        for n, j in np.ndindex(logprob_NJT.shape[:2]):
-            theta_D = population.theta_ND[n].copy()
-            logprob_NJT[n, j, 0] = self._logprob(theta_D, examples[j], token_ids[j])
-        return logprob_NJT
+        logprob_MT = np.zeros((len(examples), max(map(len, token_ids))))
+        for m, reading in enumerate(zip(candidates, examples, token_ids, strict=True)):
+            candidate, example, ids = reading
+            logprob_MT[m, 0] = self._logprob(population.theta_ND[candidate].copy(), example, ids)
+        return logprob_MT
 
     def __enter__(self) -> Self:
         return self

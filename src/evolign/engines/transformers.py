@@ -98,6 +98,7 @@ class TransformersEngine:
     def logprobs(
         self,
         population: Population,
+        candidates: Sequence[int],
         examples: Sequence[Example],
         token_ids: Sequence[tuple[int, ...]],
         temperature: float = 1.0,
@@ -107,21 +108,18 @@ class TransformersEngine:
         encoded = self._base.encode_prompts(examples, longest)
         prompts = [encoded[example.id] for example in examples]
         self._set_population(population)
-        rows = list(np.ndindex(len(population), len(examples)))
 
         def score(batch: list[int]) -> list[np.ndarray]:
-            self._lora.select(self._candidates(rows[i][0] for i in batch))
-            completions = [token_ids[rows[i][1]] for i in batch]
-            prompts_B = [prompts[rows[i][1]] for i in batch]
+            self._lora.select(self._candidates(candidates[m] for m in batch))
+            prompts_B, completions = [prompts[m] for m in batch], [token_ids[m] for m in batch]
             return list(read(self._base.model, prompts_B, completions, temperature).double().cpu().numpy())
 
-        read_BT = self._in_micro_batches(
+        logprob_MT = self._in_micro_batches(
             score,
-            [len(prompts[j]) + len(token_ids[j]) for _, j in rows],
+            [len(prompt) + len(ids) for prompt, ids in zip(prompts, token_ids, strict=True)],
             lambda length: bytes_per_reading(self._base.model, length, longest),
         )
-        padded = [np.pad(row_T, (0, longest - len(row_T))) for row_T in read_BT]
-        return np.array(padded).reshape(len(population), len(examples), longest)
+        return np.array([np.pad(row_T, (0, longest - len(row_T))) for row_T in logprob_MT])
 
     def _rows(self, examples_NP: Sequence[Sequence[Example]], sampling: Sampling) -> Iterator[_Row]:
         """One row per candidate, prompt and sample, in this order."""

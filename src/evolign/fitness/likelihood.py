@@ -30,7 +30,7 @@ after every step. How far a step moves the mean is measured by one more reading,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,6 +48,10 @@ LOG_RATIO_BOUND = 20.0
 """Log ratios are cut here before they are exponentiated: beyond it a candidate is hopeless either way."""
 SCALE_BOUNDS = (0.7, 1.4)
 """The step size changes by no more than this in a step."""
+
+
+Readings = tuple[np.ndarray, np.ndarray]
+"""(reader_M, read_M): reading m is of the completion `read_M[m]` by the candidate `reader_M[m]`."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,6 @@ class Batch:
     """`fitness_of_mean`: mean reward of all completions, informative or not; `informative`: share of prompts
     whose samples did not all have the same reward; and more."""
 
-    def of_prompt(self, name: str) -> "Batch":
-        """The completions of one prompt, in a batch of the same `size`."""
-        rows = [j for j, example in enumerate(self.examples) if example.id == name]
-        return replace(
-            self,
-            examples=[self.examples[j] for j in rows],
-            token_ids=[self.token_ids[j] for j in rows],
-            advantage_J=self.advantage_J[rows],
-            count_J=self.count_J[rows],
-            logprob_JT=self.logprob_JT[rows],
-        )
-
 
 class LikelihoodFitness:
     """F(theta) = mean advantage-weighted likelihood ratio of completions sampled from the mean policy."""
@@ -99,11 +91,13 @@ class LikelihoodFitness:
         candidates = self._config.calibration.candidates
         direction_ND = stream(self._config.seed, "calibration").standard_normal((candidates, dim))
 
-        start_J = self._logprobs(np.zeros((1, dim)), everything, token_ids)[0].sum(1)
+        readings = everyone_reads_everything(candidates + 1, len(token_ids))
 
         def divergence_at(sigma: float) -> float:
-            logprob_NJ = self._logprobs(sigma * direction_ND, everything, token_ids).sum(2)
-            return float(divergence(logprob_NJ - start_J).mean())
+            theta_ND = np.vstack([np.zeros(dim), sigma * direction_ND])
+            logprob_M = self._logprobs(theta_ND, readings, everything, token_ids).sum(1)
+            start_J, *moved_NJ = logprob_M.reshape(candidates + 1, -1)
+            return divergence((moved_NJ - start_J).ravel())
 
         def tell(value: float) -> str:
             return f"diverges by {value:.2g} nats per completion"
@@ -128,7 +122,9 @@ class LikelihoodFitness:
             token_ids,
             np.array([advantage_PS[p, same[0]] for (p, _), same in samples.items()]),
             np.array([len(same) for same in samples.values()]),
-            self._logprobs(mean_D[None], kept_examples, token_ids)[0] if samples else np.zeros((0, 0)),
+            self._logprobs(mean_D[None], everyone_reads_everything(1, len(samples)), kept_examples, token_ids)
+            if samples
+            else np.zeros((0, 0)),
             int((~np.isnan(score_NPS[0]) * unit_PS).sum()),
             Cost(rollouts.num_completions, rollouts.num_tokens, scores.timeouts, scores.crashes),
             {
@@ -145,70 +141,93 @@ class LikelihoodFitness:
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
             return Judgement(np.zeros(len(theta_ND)), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
-        fitness_N = np.zeros(len(theta_ND))
-        parts = self._parts(len(theta_ND), batch)
-        near, drift, clipped = np.zeros((3, len(parts)))
-        for number, (candidates, part) in enumerate(parts):
-            logprob_NJT = self._logprobs(
-                np.vstack([theta_ND[candidates], mean_D]), part.examples, part.token_ids
-            )
-            log_ratio_NJT = logprob_NJT - part.logprob_JT[:, : logprob_NJT.shape[2]]
-            surrogate_N, clipped[number] = self._surrogate(log_ratio_NJT[:-1], part)
-            fitness_N[candidates] = len(parts) * surrogate_N
-            moved_NJ = (logprob_NJT[:-1] - logprob_NJT[-1]).sum(2)
-            near[number] = divergence(moved_NJ, part.count_J).mean()
-            drift[number] = divergence(log_ratio_NJT[-1:].sum(2), part.count_J)[0]
-        scale = (self._options.divergence / max(near.mean(), 1e-12)) ** 0.25
-        measured = {"divergence": near.mean(), "drift": drift.mean(), "clipped": clipped.mean()}
+        (reader_M, read_M), parts = self._who_reads_what(len(theta_ND), batch)
+        by_mean_J, everything_J = np.full(len(batch.examples), len(theta_ND)), np.arange(len(batch.examples))
+        logprob_T = self._logprobs(
+            np.vstack([theta_ND, mean_D]),
+            (np.append(reader_M, by_mean_J), np.append(read_M, everything_J)),
+            batch.examples,
+            batch.token_ids,
+        )
+        logprob_MT, mean_JT = np.split(logprob_T, [len(reader_M)])
+        objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
+        fitness_N = parts * np.bincount(reader_M, objective_M, len(theta_ND)) / batch.size
+        moved_M = logprob_MT.sum(1) - mean_JT.sum(1)[read_M]
+        measured = {
+            "divergence": divergence(moved_M, batch.count_J[read_M]),
+            "drift": divergence((mean_JT - batch.logprob_JT).sum(1), batch.count_J),
+            "clipped": clipped,
+        }
+        scale = (self._options.divergence / max(measured["divergence"], 1e-12)) ** 0.25
         return Judgement(
             fitness_N,
             step_scale=float(np.clip(scale, *SCALE_BOUNDS)),
             divergence=lambda step_D: self._divergence_of_step(mean_D, step_D, batch),
-            metrics=batch.metrics | spread(fitness_N) | {name: float(v) for name, v in measured.items()},
+            metrics=batch.metrics | spread(fitness_N) | measured,
         )
 
     def _divergence_of_step(self, mean_D: np.ndarray, step_D: np.ndarray, batch: Batch) -> float:
         """KL(mean || mean + step) in nats per completion of the batch."""
         theta_ND = np.vstack([mean_D, mean_D + step_D])
-        mean_J, moved_J = self._logprobs(theta_ND, batch.examples, batch.token_ids).sum(2)
-        return float(divergence((moved_J - mean_J)[None], batch.count_J)[0])
+        readings = everyone_reads_everything(2, len(batch.examples))
+        logprob_M = self._logprobs(theta_ND, readings, batch.examples, batch.token_ids).sum(1)
+        before_J, after_J = logprob_M.reshape(2, -1)
+        return divergence(after_J - before_J, batch.count_J)
 
-    def _parts(self, num_candidates: int, batch: Batch) -> list[tuple[np.ndarray, Batch]]:
-        """Who reads what: all candidates everything, or every pair (n, n + N/2) the samples of one prompt."""
-        everyone = np.arange(num_candidates)
+    def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, int]:
+        """The readings of a population, and of how many equal parts of the batch everyone reads one.
+
+        All candidates read everything, or every pair (n, n + N/2) the samples of one prompt.
+        """
         if self._config.evolution.prompt_sharing == "shared":
-            return [(everyone, batch)]
-        prompts = list(dict.fromkeys(example.id for example in batch.examples))
-        reads_N = everyone % (num_candidates // 2) % len(prompts)
-        return [(everyone[reads_N == number], batch.of_prompt(name)) for number, name in enumerate(prompts)]
+            return everyone_reads_everything(num_candidates, len(batch.examples)), 1
+        names, prompt_J = np.unique([example.id for example in batch.examples], return_inverse=True)
+        prompt_N = np.arange(num_candidates) % (num_candidates // 2) % len(names)
+        reader_M, read_M = np.nonzero(prompt_N[:, None] == prompt_J)
+        return (reader_M, read_M), len(names)
 
     def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
         return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
 
     def _logprobs(
-        self, theta_ND: np.ndarray, examples: Sequence[Example], token_ids: Sequence[tuple[int, ...]]
+        self,
+        theta_ND: np.ndarray,
+        readings: Readings,
+        examples: Sequence[Example],
+        token_ids: Sequence[tuple[int, ...]],
     ) -> np.ndarray:
-        """log pi_theta of every token, (N, J, T); zero beyond a completion's end."""
+        """log pi of every token of the readings, (M, T); zero beyond a completion's end."""
+        reader_M, read_M = readings
         return self._engine.logprobs(
-            Population(theta_ND), examples, token_ids, self._config.sampling.temperature
+            Population(theta_ND),
+            reader_M.tolist(),
+            [examples[j] for j in read_M],
+            [token_ids[j] for j in read_M],
+            self._config.sampling.temperature,
         )
 
-    def _surrogate(self, log_ratio_NJT: np.ndarray, batch: Batch) -> tuple[np.ndarray, float]:
-        """PPO's clipped objective per candidate, (N,), and the share of ratios beyond the clip."""
+    def _surrogate(
+        self, log_ratio_MT: np.ndarray, read_M: np.ndarray, batch: Batch
+    ) -> tuple[np.ndarray, float]:
+        """PPO's clipped objective of every reading, (M,), and the share of ratios beyond the clip."""
         low, high = 1 - self._options.clip, 1 + self._options.clip
-        weight_J = batch.count_J * batch.advantage_J
+        weight_M = (batch.count_J * batch.advantage_J)[read_M]
         if self._options.ratio == "sequence":
-            ratio = exp_ratio(log_ratio_NJT.sum(2))
-            objective = np.minimum(ratio * weight_J, np.clip(ratio, low, high) * weight_J)
-            beyond = (ratio < low) | (ratio > high)
-            return objective.sum(axis=1) / batch.size, float(beyond.mean())
-        ratio = exp_ratio(log_ratio_NJT)
-        length_J = np.array([len(ids) for ids in batch.token_ids])
-        inside_JT = np.arange(ratio.shape[2]) < length_J[:, None]
-        weight_JT = inside_JT * weight_J[:, None]
-        objective = np.minimum(ratio * weight_JT, np.clip(ratio, low, high) * weight_JT)
-        beyond = ((ratio < low) | (ratio > high))[:, inside_JT]
-        return objective.sum(axis=(1, 2)) / batch.size, float(beyond.mean())
+            ratio = exp_ratio(log_ratio_MT.sum(1))
+            objective_M = np.minimum(ratio * weight_M, np.clip(ratio, low, high) * weight_M)
+            return objective_M, float(((ratio < low) | (ratio > high)).mean())
+        ratio = exp_ratio(log_ratio_MT)
+        length_M = np.array([len(ids) for ids in batch.token_ids])[read_M]
+        inside_MT = np.arange(ratio.shape[1]) < length_M[:, None]
+        weight_MT = inside_MT * weight_M[:, None]
+        objective_MT = np.minimum(ratio * weight_MT, np.clip(ratio, low, high) * weight_MT)
+        return objective_MT.sum(1), float(((ratio < low) | (ratio > high))[inside_MT].mean())
+
+
+def everyone_reads_everything(num_candidates: int, num_completions: int) -> Readings:
+    """Candidate by candidate, all completions in their order."""
+    reader_M, read_M = np.indices((num_candidates, num_completions)).reshape(2, -1)
+    return reader_M, read_M
 
 
 def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -234,11 +253,11 @@ def exp_ratio(log_ratio: np.ndarray) -> np.ndarray:
     return np.exp(np.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
 
 
-def divergence(log_ratio_NJ: np.ndarray, count_J: np.ndarray | None = None) -> np.ndarray:
-    """KL(mean || candidate) per completion, (N,), from samples of the mean: E[rho - 1 - log rho] >= 0.
+def divergence(log_ratio_M: np.ndarray, count_M: np.ndarray | None = None) -> float:
+    """KL(mean || candidate) per completion, from samples of the mean: E[rho - 1 - log rho] >= 0.
 
     The unbiased, non-negative estimator of Schulman ("Approximating KL divergence", 2020), log ratios cut
-    at +-20. `count_J` says how often each was sampled.
+    at +-20. `count_M` says how often each was sampled.
     """
-    bounded = np.clip(log_ratio_NJ, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-    return np.average(np.exp(bounded) - 1 - bounded, axis=1, weights=count_J)
+    bounded = np.clip(log_ratio_M, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    return float(np.average(np.exp(bounded) - 1 - bounded, weights=count_M))
