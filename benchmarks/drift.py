@@ -20,6 +20,7 @@ from peft import PeftModel
 from evolign.config import ModelConfig
 from evolign.engines.transformers import TransformersEngine
 from evolign.policy.base_model import BaseModel, load_base_model
+from evolign.policy.borrowing import quiet
 from evolign.policy.policy import fixed_policy
 from evolign.recipe import load
 from evolign.tasks.arithmetic import MARKER, OPERATIONS, distinct_problems
@@ -39,7 +40,8 @@ TEXTS = {
 @torch.no_grad()
 def log_probabilities(base: BaseModel, adapter: Path, texts: list[str]) -> list[torch.Tensor]:
     """Per text, (T, V): of the next token at every place."""
-    model = PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    with quiet():
+        model = PeftModel.from_pretrained(base.model, str(adapter)).eval()
     limit = base.context_length or 10**9
     rows = [torch.tensor([base.tokenizer(text)["input_ids"][:limit]]) for text in texts]
     found = [model(input_ids=ids).logits[0].float().log_softmax(-1) for ids in rows]
