@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-SIGNALS = {"fitness_mean": "fitness", "reward_mean": "reward", "loss": "loss"}
+SIGNALS = {"fitness_of_mean": "reward", "reward_mean": "reward", "loss": "loss"}
 """What the line of a generation or step shows: the first of these that its row holds."""
 
 

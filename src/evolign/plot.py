@@ -1,4 +1,4 @@
-"""The picture of a run, from its metrics.jsonl alone: accuracy and fitness against completions."""
+"""The picture of a run, from its metrics.jsonl alone: accuracy and reward against completions."""
 
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,9 @@ def plot(run: Path, out: Path, metric: str) -> None:
     rows = read_rows(run / "metrics.jsonl")
     figure = Figure(figsize=(7.2, 4.2), dpi=160, layout="constrained")
     axes = figure.add_subplot()
-    searched = [row for row in rows if "fitness_mean" in row]
-    axes.plot(_x(searched), [row["fitness_mean"] for row in searched], color=GREY, lw=1)
-    axes.fill_between(
-        _x(searched),
-        [row["fitness_min"] for row in searched],
-        [row["fitness_max"] for row in searched],
-        color=GREY,
-        alpha=0.2,
-        lw=0,
-        label="fitness of the candidates (mean, range)",
-    )
+    searched = [row for row in rows if "fitness_of_mean" in row]
+    reward = [row["fitness_of_mean"] for row in searched]
+    axes.plot(_x(searched), reward, color=GREY, lw=1, label="training prompts, mean reward")
     for decoding, colour in COLOURS.items():
         name = f"eval/{metric}_{decoding}"
         judged = [row for row in rows if name in row]
