@@ -18,7 +18,7 @@ from evolign.engines.transformers import TransformersEngine
 from evolign.errors import RewardError
 from evolign.fitness import LikelihoodFitness
 from evolign.fitness.base import NO_COST
-from evolign.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence
+from evolign.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
 from evolign.methods import resume, run
 from evolign.policy.policy import Policy
 from evolign.recipe import load, parse
@@ -258,6 +258,40 @@ def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together(
     assert apart[:3].mean() == pytest.approx(together[0])
     assert apart[3:].mean() == pytest.approx(together[3])
     assert np.sign(apart[:3]).tolist() == [1, 1, 1] and np.sign(apart[3:]).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("reads", [None, 1, 2, 3])
+@pytest.mark.parametrize("pairs", [12, 13, 17])
+def test_however_pairs_divide_among_the_parts_their_mean_fitness_is_that_of_the_whole(
+    reads: int | None, pairs: int
+) -> None:
+    texts = ["a", "bb", "ccc", "dddd"]
+    engine = fake(lambda theta_D, text: theta_D[0] * len(text), texts)
+    theta_ND = np.array([[0.02]] * pairs + [[-0.02]] * pairs)
+
+    def found(**evolution: Any) -> np.ndarray:
+        config = settings(
+            fitness={"reads": reads},
+            strategy={"population": 2 * pairs},
+            evolution={"prompts_per_generation": 3, **evolution},
+        )
+        fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))  # type: ignore[arg-type]
+        return fitness.judge(theta_ND, np.zeros(1), fitness.draw(np.zeros(1), 1)).fitness_N
+
+    apart, together = found(prompt_sharing="per_candidate"), found()
+    assert apart[:pairs].mean() == pytest.approx(together[0])
+    assert apart[pairs:].mean() == pytest.approx(together[-1])
+
+
+def test_a_part_is_of_one_prompt_and_holds_its_best_completions_together_with_its_worst() -> None:
+    names, advantages = ["x", "y", "x", "x", "y", "x", "x"], [0.1, -1.0, 0.5, -0.4, 1.0, 0.2, -0.4]
+    batch: Any = SimpleNamespace(
+        examples=[Example(id=name, prompt="") for name in names], advantage_J=np.array(advantages)
+    )
+    assert parts(batch, None).tolist() == [0, 1, 0, 0, 1, 0, 0]
+    # of x, worst first: 3, 6, 0, 5, 2; so {3, 2}, {6, 5}, {0}
+    assert parts(batch, 2).tolist() == [2, 3, 0, 0, 3, 1, 1]
+    assert sorted(parts(batch, 1).tolist()) == list(range(7))
 
 
 def test_prompts_whose_samples_all_have_one_reward_are_not_read_and_flatten_the_fitness() -> None:

@@ -29,6 +29,9 @@ class LikelihoodConfig(Section):
     """Likelihood ratios count as if they lay in 1 - clip to 1 + clip (PPO)."""
     ratio: Literal["sequence", "token"] = "sequence"
     """What has a ratio: the whole completion, or each of its tokens."""
+    reads: Positive | None = None
+    """Completions of a prompt that a pair of candidates reads, the best together with the worst, under
+    evolution.prompt_sharing: per_candidate; null: all of them."""
     normalise: bool = False
     """Divide a prompt's advantages by their standard deviation (GRPO)."""
 
@@ -112,11 +115,13 @@ class EssaConfig(Config):
                 "sampling.temperature = 0: fitness.name = likelihood needs completions that were sampled; "
                 "use a temperature above 0, for example 1"
             )
-        enough = 2 * self.evolution.prompts_per_generation
-        if self.evolution.prompt_sharing == "per_candidate" and self.strategy.population < enough:
+        samples = self.sampling.samples_per_prompt
+        parts = -(-samples // (self.fitness.reads or samples)) * self.evolution.prompts_per_generation
+        if self.evolution.prompt_sharing == "per_candidate" and self.strategy.population < 2 * parts:
             raise ValueError(
                 f"strategy.population = {self.strategy.population}: under fitness.name = likelihood and "
-                "evolution.prompt_sharing = per_candidate a pair of candidates reads one prompt, so there "
-                f"must be two for each; use {enough} or more, or evolution.prompt_sharing = shared"
+                "evolution.prompt_sharing = per_candidate a pair of candidates reads one prompt, or "
+                "fitness.reads of its completions, so there must be two candidates for each; use "
+                f"{2 * parts} or more, or evolution.prompt_sharing = shared"
             )
         return self

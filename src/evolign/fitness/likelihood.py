@@ -141,7 +141,7 @@ class LikelihoodFitness:
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
             return Judgement(np.zeros(len(theta_ND)), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
-        (reader_M, read_M), parts = self._who_reads_what(len(theta_ND), batch)
+        (reader_M, read_M), weight_N = self._who_reads_what(len(theta_ND), batch)
         by_mean_J, everything_J = np.full(len(batch.examples), len(theta_ND)), np.arange(len(batch.examples))
         logprob_T = self._logprobs(
             np.vstack([theta_ND, mean_D]),
@@ -151,7 +151,7 @@ class LikelihoodFitness:
         )
         logprob_MT, mean_JT = np.split(logprob_T, [len(reader_M)])
         objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
-        fitness_N = parts * np.bincount(reader_M, objective_M, len(theta_ND)) / batch.size
+        fitness_N = weight_N * np.bincount(reader_M, objective_M, len(theta_ND)) / batch.size
         moved_M = logprob_MT.sum(1) - mean_JT.sum(1)[read_M]
         measured = {
             "divergence": divergence(moved_M, batch.count_J[read_M]),
@@ -174,17 +174,18 @@ class LikelihoodFitness:
         before_J, after_J = logprob_M.reshape(2, -1)
         return divergence(after_J - before_J, batch.count_J)
 
-    def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, int]:
-        """The readings of a population, and of how many equal parts of the batch everyone reads one.
+    def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
+        """The readings of a population, and how much what a candidate has read counts, (N,).
 
-        All candidates read everything, or every pair (n, n + N/2) the samples of one prompt.
+        All candidates read everything, or every pair (n, n + N/2) a part of it: the samples of one prompt, or
+        `fitness.reads` of them. The weights make up for what others read, so that all parts count alike.
         """
         if self._config.evolution.prompt_sharing == "shared":
-            return everyone_reads_everything(num_candidates, len(batch.examples)), 1
-        names, prompt_J = np.unique([example.id for example in batch.examples], return_inverse=True)
-        prompt_N = np.arange(num_candidates) % (num_candidates // 2) % len(names)
-        reader_M, read_M = np.nonzero(prompt_N[:, None] == prompt_J)
-        return (reader_M, read_M), len(names)
+            return everyone_reads_everything(num_candidates, len(batch.examples)), np.ones(num_candidates)
+        part_J = parts(batch, self._options.reads)
+        part_N = np.arange(num_candidates) % (num_candidates // 2) % (part_J.max() + 1)
+        reader_M, read_M = np.nonzero(part_N[:, None] == part_J)
+        return (reader_M, read_M), num_candidates / np.bincount(part_N)[part_N]
 
     def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
         return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
@@ -222,6 +223,25 @@ class LikelihoodFitness:
         weight_MT = inside_MT * weight_M[:, None]
         objective_MT = np.minimum(ratio * weight_MT, np.clip(ratio, low, high) * weight_MT)
         return objective_MT.sum(1), float(((ratio < low) | (ratio > high))[inside_MT].mean())
+
+
+def parts(batch: Batch, reads: int | None) -> np.ndarray:
+    """The number of the part that a completion is in, (J,): its prompt's, or one of several of a prompt.
+
+    Those have `reads` completions at most, the best together with the worst: what a prompt's completions
+    have in common cancels.
+    """
+    part_J = np.zeros(len(batch.examples), dtype=int)
+    number = 0
+    for name in dict.fromkeys(example.id for example in batch.examples):
+        rows = [j for j, example in enumerate(batch.examples) if example.id == name]
+        worst_first = sorted(rows, key=lambda j: batch.advantage_J[j])
+        best_and_worst = [worst_first.pop(-(k % 2)) for k in range(len(rows))]
+        size = reads or len(rows)
+        for begin in range(0, len(rows), size):
+            part_J[best_and_worst[begin : begin + size]] = number
+            number += 1
+    return part_J
 
 
 def everyone_reads_everything(num_candidates: int, num_completions: int) -> Readings:
