@@ -143,13 +143,13 @@ class LikelihoodFitness:
             return Judgement(np.zeros(len(theta_ND)), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
         (reader_M, read_M), weight_N = self._who_reads_what(len(theta_ND), batch)
         by_mean_J, everything_J = np.full(len(batch.examples), len(theta_ND)), np.arange(len(batch.examples))
-        logprob_T = self._logprobs(
+        all_MT = self._logprobs(
             np.vstack([theta_ND, mean_D]),
             (np.append(reader_M, by_mean_J), np.append(read_M, everything_J)),
             batch.examples,
             batch.token_ids,
         )
-        logprob_MT, mean_JT = np.split(logprob_T, [len(reader_M)])
+        logprob_MT, mean_JT = np.split(all_MT, [len(reader_M)])
         objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
         fitness_N = weight_N * np.bincount(reader_M, objective_M, len(theta_ND)) / batch.size
         moved_M = logprob_MT.sum(1) - mean_JT.sum(1)[read_M]
