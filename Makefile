@@ -19,8 +19,11 @@ check: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py
 
-study: $(INSTALLED)
+study: $(INSTALLED) runs/study/D/model
 	$(BIN)/python benchmarks/study.py
+
+runs/study/D/model: | $(INSTALLED)
+	$(BIN)/python benchmarks/architecture.py --out $@
 
 golden: $(INSTALLED)
 	$(BIN)/python tests/golden/test_trajectory.py
