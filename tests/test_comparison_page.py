@@ -20,10 +20,10 @@ from evolign.comparison.figures import COLOURS, curves
 from evolign.comparison.page import page
 from evolign.comparison.report import Comparison, build
 from evolign.display import Silent
-from evolign.embedded import QUICKSTART
 from evolign.errors import ConfigError, RunError
 
 Make = Callable[..., Path]
+RECIPE = Path(__file__).parents[1] / "recipes" / "embedded" / "essa.yaml"
 HOSTILE = "</p><script>alert('x')</script>&\x00\x1b[31m\ud800 <img src=http://evil.example/a.png>"
 
 
@@ -266,7 +266,7 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evolution.prompts_per_generation=8", "evaluation.every=1",
     ]  # fmt: skip
     for seed in range(2):
-        config = evolign.load_config(QUICKSTART, [*settings, f"seed={seed}"])
+        config = evolign.load_config(RECIPE, [*settings, f"seed={seed}"])
         evolign.run(config, root / f"runs/seed{seed}", progress=Silent())
     return root
 

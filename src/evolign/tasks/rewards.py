@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any
 
 from evolign.errors import ConfigError, unknown_name
-from evolign.metrics import rouge
 from evolign.tasks.grading import final_answer, math_equal, numbers_equal
 
 Completion = str | list[dict[str, str]]
@@ -77,6 +76,8 @@ def rouge_l(
     The score, 0 to 1, compares words without their case and marks. An empty completion scores 0; without
     a reference the reward does not apply.
     """
+    from evolign.metrics import rouge  # numpy: a worker of another reward does without
+
     golds = [None] * len(completions) if reference is None else reference
     return [
         None if gold is None else rouge(str(gold), completion_text(completion))["rougeL"]
