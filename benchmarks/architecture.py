@@ -6,7 +6,7 @@ Data, size, steps and tokenizer are those of `evolign.embedded.train`. Study D e
 """
 
 from evolign.embedded import train as llama
-from evolign.embedded.pretraining import build_tokenizer, output_folder, train
+from evolign.embedded.pretraining import build_tokenizer, output_folder, special_ids, train
 from evolign.seeding import key, stream
 
 
@@ -16,11 +16,7 @@ def main() -> None:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     tokenizer = build_tokenizer(llama.tokenizer_texts(), word_pattern=llama.WORD_PATTERN)
-    special = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    special = special_ids(tokenizer)
     torch.manual_seed(key(llama.SEED, "architecture", "weights") % 2**32)
     model = GPTNeoXForCausalLM(
         GPTNeoXConfig(

@@ -101,6 +101,11 @@ def saved(base: Any, folder: Path) -> str:
     return str(folder)
 
 
+def questions(count: int) -> list[str]:
+    """Prompts of one length."""
+    return [f"{11 + i} + {89 - i} = ?\n" for i in range(count)]
+
+
 class Bench:
     """One model with 32 candidates, as every contender wants them."""
 
@@ -135,7 +140,7 @@ class Bench:
 
         Whatever sets `self.started` anew is timed from there on.
         """
-        texts = [f"{11 + i} + {89 - i} = ?\n" for i in range(prompts)]
+        texts = questions(prompts)
         ids = torch.tensor([self.base.encode(text) for text in texts], device=self.base.model.device)
         repeated = ids.repeat(CANDIDATES, 1)
         names = [f"c{n}" for n in range(CANDIDATES)]

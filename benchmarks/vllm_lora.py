@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CANDIDATES, RANK = 32, 8
+from engine import CANDIDATES, RANK, questions, shape  # which imports evolign only where it is used
 
 
 def write(folder: Path) -> None:
@@ -57,7 +57,7 @@ def read(folder: Path, shapes: list[tuple[int, int]], repeats: int) -> list[dict
     adapters = [LoRARequest(f"c{n}", n + 1, str(folder / f"c{n}")) for n in range(CANDIDATES)]
     table = []
     for prompts, tokens in shapes:
-        texts = [f"{11 + i} + {89 - i} = ?\n" for i in range(prompts)] * CANDIDATES
+        texts = questions(prompts) * CANDIDATES
         sampling = SamplingParams(max_tokens=tokens, min_tokens=tokens, temperature=0.0, ignore_eos=True)
         everyone = [adapter for adapter in adapters for _ in range(prompts)]
         seconds: dict[str, list[float]] = {"base": [], "multi_lora": []}
@@ -80,14 +80,13 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["write", "read"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shapes", nargs="+", default=["4x64"])
+    parser.add_argument("--shapes", nargs="+", type=shape, default=[(4, 64)])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
     if options.what == "write":
         return write(options.folder)
-    shapes = [(int(p), int(t)) for p, _, t in (shape.partition("x") for shape in options.shapes)]
-    table = read(options.folder, shapes, options.repeats)
+    table = read(options.folder, options.shapes, options.repeats)
     if options.json:
         print(json.dumps({"table": table}))
 

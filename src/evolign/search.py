@@ -105,8 +105,7 @@ class Search:
         state = self.state
         state.completions += cost.num_completions
         state.generated_tokens += cost.num_tokens
-        state.timeouts += cost.timeouts
-        state.crashes += cost.crashes
+        state.count_failures(cost)
 
     def tell(self, theta_ND: np.ndarray, judged: Judgement) -> None:
         """Hand the strategy what was found, and count what that has cost."""

@@ -3,14 +3,22 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from evolign.evaluation import Evaluation
-
 
 class CostLimits(Protocol):
     """Where a run ends, whatever it has reached."""
 
     max_completions: int | None
     max_minutes: float | None
+
+
+class Failures(Protocol):
+    """What scoring, a generation or an evaluation tells of rewards that hung or killed their process."""
+
+    @property
+    def timeouts(self) -> int: ...
+
+    @property
+    def crashes(self) -> int: ...
 
 
 @dataclass(kw_only=True)
@@ -27,10 +35,10 @@ class Tally:
     crashes: int = 0
     """Rewards that killed their process, validation included."""
 
-    def count_failures(self, evaluation: Evaluation) -> None:
-        """Add the rewards that hung or crashed in an evaluation."""
-        self.timeouts += evaluation.timeouts
-        self.crashes += evaluation.crashes
+    def count_failures(self, found: Failures) -> None:
+        """Add the rewards that hung or crashed."""
+        self.timeouts += found.timeouts
+        self.crashes += found.crashes
 
     def reached(self, limits: CostLimits) -> str:
         """Which cost limit has been reached; empty while there is none."""

@@ -52,15 +52,20 @@ def build_tokenizer(
     )
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, seed: int
-) -> LlamaForCausalLM:
-    """A Llama with random weights: 4 heads, an MLP of twice the width, a context of 256 tokens."""
-    special = {
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """What a model's configuration says of padding, beginning and end."""
+    return {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, seed: int
+) -> LlamaForCausalLM:
+    """A Llama with random weights: 4 heads, an MLP of twice the width, a context of 256 tokens."""
+    special = special_ids(tokenizer)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

@@ -49,7 +49,6 @@ LOG_RATIO_BOUND = 20.0
 SCALE_BOUNDS = (0.7, 1.4)
 """The step size changes by no more than this in a step."""
 
-
 Readings = tuple[np.ndarray, np.ndarray]
 """(reader_M, read_M): reading m is of the completion `read_M[m]` by the candidate `reader_M[m]`."""
 
@@ -152,7 +151,8 @@ class LikelihoodFitness:
         logprob_MT, mean_JT = np.split(all_MT, [len(reader_M)])
         objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
         fitness_N = weight_N * np.bincount(reader_M, objective_M, len(theta_ND)) / batch.size
-        moved_M = logprob_MT.sum(1) - mean_JT.sum(1)[read_M]
+        mean_J = mean_JT.sum(1)
+        moved_M = logprob_MT.sum(1) - mean_J[read_M]
         measured = {
             "divergence": divergence(moved_M, batch.count_J[read_M]),
             "drift": divergence((mean_JT - batch.logprob_JT).sum(1), batch.count_J),
@@ -162,17 +162,15 @@ class LikelihoodFitness:
         return Judgement(
             fitness_N,
             step_scale=float(np.clip(scale, *SCALE_BOUNDS)),
-            divergence=lambda step_D: self._divergence_of_step(mean_D, step_D, batch),
+            divergence=lambda step_D: self._divergence_at(mean_D + step_D, mean_J, batch),
             metrics=batch.metrics | spread(fitness_N) | measured,
         )
 
-    def _divergence_of_step(self, mean_D: np.ndarray, step_D: np.ndarray, batch: Batch) -> float:
-        """KL(mean || mean + step) in nats per completion of the batch."""
-        theta_ND = np.vstack([mean_D, mean_D + step_D])
-        readings = everyone_reads_everything(2, len(batch.examples))
-        logprob_M = self._logprobs(theta_ND, readings, batch.examples, batch.token_ids).sum(1)
-        before_J, after_J = logprob_M.reshape(2, -1)
-        return divergence(after_J - before_J, batch.count_J)
+    def _divergence_at(self, theta_D: np.ndarray, mean_J: np.ndarray, batch: Batch) -> float:
+        """KL(mean || theta) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
+        readings = everyone_reads_everything(1, len(batch.examples))
+        theta_J = self._logprobs(theta_D[None], readings, batch.examples, batch.token_ids).sum(1)
+        return divergence(theta_J - mean_J, batch.count_J)
 
     def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
         """The readings of a population, and how much what a candidate has read counts, (N,).

@@ -206,8 +206,7 @@ class PolicySession(Session):
     def score(self, examples: Sequence[Example], completions: Sequence[str]) -> np.ndarray:
         """The reward of every completion, NaN where it does not apply; goes into the step's row."""
         scores = self._scorer.score(examples, completions)
-        self.state.timeouts += scores.timeouts
-        self.state.crashes += scores.crashes
+        self.state.count_failures(scores)
         self._step_reward.append(scores.values)
         return scores.values
 
