@@ -12,7 +12,7 @@ import torch
 
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
-from evolign.engines.reading import read
+from evolign.engines.reading import token_logprobs
 from evolign.engines.scaled_lora import ScaledLora
 from evolign.engines.transformers import TransformersEngine
 from evolign.errors import RewardError
@@ -110,7 +110,7 @@ def autograd_of_advantage_weighted_logprob(
     lora.select(torch.zeros(rows, dtype=torch.long))
     prompts = [policy.base.encode(example.prompt) for example in examples]
     with torch.enable_grad():
-        logprob_JT = read.__wrapped__(policy.base.model, prompts, token_ids, 1.0)
+        logprob_JT = token_logprobs(policy.base.model, prompts, token_ids, 1.0)
         (logprob_JT.sum(1) * torch.tensor(advantage_J)).mean().backward()
     lora.remove()
     ranks = [factors.V_A.shape[1] for factors in policy.space.shared_factors()]

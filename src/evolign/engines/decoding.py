@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evolign.engines.cache import in_place_cache
-from evolign.engines.forward import logits
+from evolign.engines.forward import left_pad, logits
 from evolign.engines.noise import Noise
 
 COMPACT_BELOW = 0.75
@@ -31,7 +31,7 @@ def decode(
     micro-batch the next forward pass holds.
     """
     device = model.device
-    ids_BT, mask_BT, position_BT = _left_pad(prompts, max_new_tokens, device)
+    ids_BT, mask_BT, position_BT = left_pad(prompts, max_new_tokens, device)
     length = ids_BT.shape[1]
     past = in_place_cache(model.config)
     eos_E = torch.tensor(eos_token_ids, device=device)
@@ -65,22 +65,6 @@ def decode(
             select(row_B)
         ids_BT = token_B[:, None]
     return _until_end(tokens_BT.tolist(), eos_token_ids)
-
-
-def _left_pad(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, device: torch.device
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Token ids (B, T), padded on the left; the mask of the whole run, (B, T + max_new_tokens), or None
-    where nothing is padded; positions (B, T).
-    """
-    length = max(map(len, prompts))
-    pads = torch.tensor([length - len(prompt) for prompt in prompts])
-    ids_BT = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts])
-    position_BT = torch.arange(length) - pads[:, None]
-    mask_BT = (
-        (torch.arange(length + max_new_tokens) >= pads[:, None]).long().to(device) if pads.any() else None
-    )
-    return ids_BT.to(device), mask_BT, position_BT.clamp(min=0).to(device)
 
 
 def _until_end(rows: list[list[int]], eos_token_ids: Sequence[int]) -> list[tuple[int, ...]]:

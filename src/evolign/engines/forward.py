@@ -1,10 +1,11 @@
-"""Calling a model of transformers for its logits, whatever its `forward` accepts."""
+"""Calling a model of transformers for its logits: padded prompts, and whatever its `forward` accepts."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
@@ -30,6 +31,20 @@ def logits(
         input_ids=ids_BT, attention_mask=mask_BT, past_key_values=past, use_cache=past is not None, **extra
     )
     return output.logits[:, -last:]
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], new_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Token ids (B, T), padded on the left; the mask with room for what follows, (B, T + new_tokens), or None
+    where nothing is padded; positions (B, T).
+    """
+    length = max(map(len, prompts))
+    pads = torch.tensor([length - len(prompt) for prompt in prompts])
+    ids_BT = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts])
+    position_BT = torch.arange(length) - pads[:, None]
+    mask_BT = (torch.arange(length + new_tokens) >= pads[:, None]).long().to(device) if pads.any() else None
+    return ids_BT.to(device), mask_BT, position_BT.clamp(min=0).to(device)
 
 
 @cache

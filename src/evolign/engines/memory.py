@@ -17,26 +17,32 @@ MOST_ROWS_ON_CPU = 512
 def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
     """Memory of one generated sequence: key/value cache (twice where it grows), activations, logits."""
     config: Any = model.config.get_text_config()
-    hidden = config.hidden_size
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    size = model.dtype.itemsize
-    cache = 2 * config.num_hidden_layers * kv_heads * head_dim * (prompt_tokens + new_tokens) * size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    activations = prompt_tokens * (3 * inner + 6 * hidden) * size
-    logits = config.vocab_size * (size + 4 + 3 * 8)  # model dtype, float32, integer noise
-    return 2 * cache + activations + logits
+    logits = config.vocab_size * (model.dtype.itemsize + 4 + 3 * 8)  # model dtype, float32, integer noise
+    cache = (prompt_tokens + new_tokens) * _cached(model)
+    return 2 * cache + prompt_tokens * _activations(model) + logits
 
 
 def bytes_per_reading(model: PreTrainedModel, tokens: int, new_tokens: int) -> int:
-    """Memory of one sequence of `tokens` whose last `new_tokens` are scored: activations, logits."""
+    """Memory of one sequence of `tokens` whose last `new_tokens` are scored, with a prompt of its own."""
     config: Any = model.config.get_text_config()
-    size = model.dtype.itemsize
+    logits = new_tokens * config.vocab_size * (model.dtype.itemsize + 2 * 4)  # model dtype, float32 twice
+    return tokens * (2 * _cached(model) + _activations(model)) + logits
+
+
+def _cached(model: PreTrainedModel) -> int:
+    """Keys and values of one token."""
+    config: Any = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * kv_heads * head_dim * model.dtype.itemsize)
+
+
+def _activations(model: PreTrainedModel) -> int:
+    """What a layer holds of one token of many."""
+    config: Any = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    activations = tokens * (3 * inner + 6 * config.hidden_size) * size
-    logits = (new_tokens + 1) * config.vocab_size * (size + 2 * 4)  # model dtype, float32 twice
-    return activations + logits
+    return int((3 * inner + 6 * config.hidden_size) * model.dtype.itemsize)
 
 
 def budget_bytes(model: PreTrainedModel) -> float:

@@ -1,12 +1,47 @@
-"""Reading one micro-batch: the log-probabilities of given completions, in one teacher-forced pass."""
+"""Reading one micro-batch: the log-probabilities of given completions, teacher-forced."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evolign.engines.forward import logits
+from evolign.engines.cache import in_place_cache
+from evolign.engines.forward import left_pad, logits
+
+
+@torch.inference_mode()
+def read(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    prompt_B: Sequence[int],
+    select: Callable[[Tensor], None],
+    temperature: float,
+) -> Tensor:
+    """log pi(token | prompt, tokens before it) of `completions[b]` after `prompts[prompt_B[b]]`.
+
+    float32, (B, T), zero beyond the end. A prompt is read once for all completions that follow it.
+    `select(prompt_R)` tells the adapter which prompts the rows of the next forward pass belong to.
+    """
+    target_BT, inside_BT = _right_pad(completions, model.device)
+    length = target_BT.shape[1]
+    ids_PT, mask_PT, position_PT = left_pad(prompts, length, model.device)
+    past = in_place_cache(model.config)
+    select(torch.arange(len(prompts), device=model.device))
+    seen_PT = None if mask_PT is None else mask_PT[:, : ids_PT.shape[1]]
+    first_P1V = logits(model, ids_PT, seen_PT, position_PT, last=1, past=past)
+
+    row_B = torch.tensor(prompt_B, device=model.device)
+    read_BTV = first_P1V[row_B]
+    if length > 1:
+        past.batch_select_indices(row_B)
+        select(row_B)
+        seen_BT = None if mask_PT is None else mask_PT[row_B, :-1]
+        position_BT = position_PT[row_B, -1:] + torch.arange(1, length, device=model.device)
+        rest_BTV = logits(model, target_BT[:, :-1], seen_BT, position_BT, last=length - 1, past=past)
+        read_BTV = torch.cat([read_BTV, rest_BTV], 1)
+    return _of_targets(read_BTV, target_BT, inside_BT, temperature)
 
 
 def token_logprobs(
@@ -15,25 +50,28 @@ def token_logprobs(
     completions: Sequence[Sequence[int]],
     temperature: float,
 ) -> Tensor:
-    """log pi(completion token | prompt, tokens before it), float32, shape (B, T), zero beyond the end.
+    """The same of completions that each have a prompt of their own, in one pass and with gradients.
 
     Prompts are padded on the left and completions on the right, so that all completions begin in one column.
     """
-    device = model.device
-    before, after = max(map(len, prompts)), max(map(len, completions))
-    ids_BT = torch.zeros(len(prompts), before + after, dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        inside = slice(before - len(prompt), before + len(completion))
-        ids_BT[row, inside] = torch.tensor([*prompt, *completion])
-        mask_BT[row, inside] = 1
-    ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-    position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    read_BTV = logits(model, ids_BT, mask_BT, position_BT, last=after + 1)[:, :-1].float() / temperature
-    target_BT = ids_BT[:, before:]
-    logprob_BT = read_BTV.log_softmax(-1).gather(2, target_BT[:, :, None])[:, :, 0]
-    return logprob_BT * mask_BT[:, before:]
+    target_BT, inside_BT = _right_pad(completions, model.device)
+    length = target_BT.shape[1]
+    prompt_BT, mask_BT, position_BT = left_pad(prompts, length, model.device)
+    after_T = torch.arange(1, length + 1, device=model.device)
+    position_BT = torch.cat([position_BT, position_BT[:, -1:] + after_T], 1)
+    read_BTV = logits(model, torch.cat([prompt_BT, target_BT], 1), mask_BT, position_BT, last=length + 1)
+    return _of_targets(read_BTV[:, :-1], target_BT, inside_BT, temperature)
 
 
-read = torch.inference_mode()(token_logprobs)
-"""The same without gradients."""
+def _right_pad(completions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T), padded on the right, and which of them are tokens of a completion."""
+    length_B = torch.tensor([len(ids) for ids in completions])
+    longest = int(length_B.max())
+    ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in completions])
+    return ids_BT.to(device), (torch.arange(longest) < length_B[:, None]).to(device)
+
+
+def _of_targets(read_BTV: Tensor, target_BT: Tensor, inside_BT: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) of the targets, zero outside."""
+    logprob_BTV = (read_BTV.float() / temperature).log_softmax(-1)
+    return logprob_BTV.gather(2, target_BT[:, :, None])[:, :, 0] * inside_BT

@@ -6,6 +6,7 @@ memory. Any decoder-only model of transformers works.
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,22 +105,33 @@ class TransformersEngine:
         temperature: float = 1.0,
     ) -> np.ndarray:
         """See `Engine.logprobs`."""
-        longest = max(map(len, token_ids))
-        encoded = self._base.encode_prompts(examples, longest)
-        prompts = [encoded[example.id] for example in examples]
+        most_new = max(map(len, token_ids))
+        encoded = self._base.encode_prompts(examples, most_new)
+        prompt_M = [(n, example.id) for n, example in zip(candidates, examples, strict=True)]
+        longest: dict[tuple[int, str], int] = defaultdict(int)
+        for (n, name), ids in zip(prompt_M, token_ids, strict=True):
+            longest[n, name] = max(longest[n, name], len(encoded[name]) + len(ids))
         self._set_population(population)
 
         def score(batch: list[int]) -> list[np.ndarray]:
-            self._lora.select(self._candidates(candidates[m] for m in batch))
-            prompts_B, completions = [prompts[m] for m in batch], [token_ids[m] for m in batch]
-            return list(read(self._base.model, prompts_B, completions, temperature).double().cpu().numpy())
+            row = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompt_M[m] for m in batch))}
+            candidate_P = self._candidates(n for n, _ in row)
+            logprob_BT = read(
+                self._base.model,
+                [encoded[name] for _, name in row],
+                [token_ids[m] for m in batch],
+                [row[prompt_M[m]] for m in batch],
+                lambda prompt_R: self._lora.select(candidate_P[prompt_R]),
+                temperature,
+            )
+            return list(logprob_BT.double().cpu().numpy())
 
         logprob_MT = self._in_micro_batches(
             score,
-            [len(prompt) + len(ids) for prompt, ids in zip(prompts, token_ids, strict=True)],
-            lambda length: bytes_per_reading(self._base.model, length, longest),
+            [longest[prompt] for prompt in prompt_M],  # keeps together what follows one prompt
+            lambda length: bytes_per_reading(self._base.model, length, most_new),
         )
-        return np.array([np.pad(row_T, (0, longest - len(row_T))) for row_T in logprob_MT])
+        return np.array([np.pad(row_T, (0, most_new - len(row_T))) for row_T in logprob_MT])
 
     def _rows(self, examples_NP: Sequence[Sequence[Example]], sampling: Sampling) -> Iterator[_Row]:
         """One row per candidate, prompt and sample, in this order."""
