@@ -8,6 +8,7 @@ import pytest
 
 import evolign
 from evolign.engines import ENGINES
+from evolign.fitness import FITNESS
 from evolign.methods import METHODS
 from evolign.policy import SPACES
 from evolign.strategies import STRATEGIES
@@ -58,7 +59,9 @@ def test_every_registered_target_exists(kind: str, name: str, target: str) -> No
 
 
 def test_a_key_is_the_name_of_its_module_or_of_what_it_leads_to_there() -> None:
-    assert STRATEGIES.keys() == {made.__module__.rpartition(".")[2] for made in STRATEGIES.values()}
+    for made_by_name in (STRATEGIES, FITNESS):
+        modules = {made.__module__.rpartition(".")[2] for made in made_by_name.values()}
+        assert made_by_name.keys() == modules
     rooms = {"tasks": TASKS, "policy": SPACES, "engines": ENGINES}
     for package, entries in rooms.items():
         for name, target in entries.items():
@@ -69,7 +72,7 @@ def test_a_key_is_the_name_of_its_module_or_of_what_it_leads_to_there() -> None:
 
 def test_everything_registered_is_listed_with_one_line_about_it() -> None:
     listed = evolign.registries()
-    expected = {**BY_NAME, "strategies": STRATEGIES}
+    expected = {**BY_NAME, "strategies": STRATEGIES, "fitness": FITNESS}
     assert {kind: set(entries) for kind, entries in listed.items()} == {
         kind: set(entries) for kind, entries in expected.items()
     }

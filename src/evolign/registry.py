@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evolign.engines import ENGINES
+from evolign.fitness import FITNESS
 from evolign.methods import METHODS
 from evolign.policy import SPACES
 from evolign.strategies import STRATEGIES
@@ -20,6 +21,7 @@ def registries() -> dict[str, dict[str, str]]:
         "methods": {name: _about(target) for name, target in METHODS.items()},
         "tasks": {name: _about(target) for name, target in TASKS.items()},
         "rewards": {name: _about(target) for name, target in REWARDS.items()},
+        "fitness": {name: _about(f"{made.__module__}:{made.__name__}") for name, made in FITNESS.items()},
         "strategies": {
             name: _about(f"{made.__module__}:{made.__name__}") for name, made in STRATEGIES.items()
         },

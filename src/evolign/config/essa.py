@@ -40,7 +40,8 @@ class CalibrationConfig(Section):
     """How `strategy.sigma: auto` is found, once, before the first generation."""
 
     change_rate: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of completions that shall differ from the mean policy's under the same noise."""
+    """Share of completions that shall differ from the mean policy's under the same noise; likelihood fitness
+    calibrates to fitness.divergence instead."""
     prompts: Positive = 32
     """Training prompts to measure it on."""
     candidates: Positive = 8
