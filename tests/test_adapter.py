@@ -12,8 +12,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_models import CHARACTERS, CHAT_TEMPLATE, save_tiny, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from tiny_models import CHARACTERS, CHAT_TEMPLATE, LLAMA_LIKE, save_tiny, tiny_tokenizer
+from transformers import AutoModelForCausalLM, Gemma3Config, MambaConfig, MambaForCausalLM
 
 from evolign.config import AdapterConfig, ModelConfig, WarmStartConfig
 from evolign.errors import ConfigError
@@ -120,9 +120,25 @@ def test_a_list_of_modules_is_taken_as_it_is(llama: BaseModel) -> None:
 
 
 def test_an_architecture_without_attention_layers_by_name_asks_for_a_list() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    model = MambaForCausalLM(MambaConfig(vocab_size=8, hidden_size=8, state_size=4, num_hidden_layers=1))
+    assert target_modules(model, "all-linear")
     with pytest.raises(ConfigError, match=r"target_modules = 'attention'.* list module names instead"):
         target_modules(model, "attention")
+
+
+def test_of_a_model_that_sees_the_language_model_alone_is_adapted() -> None:
+    text = {**LLAMA_LIKE, "head_dim": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert any("vision" in name for name in names)
+    for choice, per_layer in (("attention", 4), ("all-linear", 7)):
+        targets = target_modules(model, choice)
+        hit = [name for name in names if any(("." + name).endswith("." + target) for target in targets)]
+        assert len(hit) == 2 * per_layer and not any("vision" in name for name in hit)
 
 
 def test_a_target_that_no_layer_has_is_an_error(llama: BaseModel) -> None:
@@ -418,6 +434,9 @@ def test_a_warm_start_without_solved_rows_says_what_to_set(own_llama: BaseModel,
         warm_start(own_llama, config, [], 0, tmp_path / "none")
     with pytest.raises(ConfigError, match=r"row 'x' has no completion.* adapter\.warm_start=null"):
         warm_start(own_llama, config, [Example(id="x", prompt="1+1=")], 0, tmp_path / "none")
+    short = AdapterConfig(rank=4, warm_start=TRAINING.model_copy(update={"max_length": 2}))
+    with pytest.raises(ConfigError, match=r"max_length = 2 cuts all \d+ rows off before their completion"):
+        warm_start(own_llama, short, ROWS, 0, tmp_path / "none")
     assert_unchanged(own_llama, before)
 
 

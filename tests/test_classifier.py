@@ -108,6 +108,20 @@ def test_what_is_too_long_loses_its_beginning(classifier: Callable[..., Path]) -
     assert np.isfinite(reward(["abc " * 60], ["the end"])).all()
 
 
+def test_what_roberta_can_hold_is_less_than_its_positions(tmp_path: Path) -> None:
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=64, max_position_embeddings=34, num_labels=1, pad_token_id=1, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    reward = load_classifier(f"classifier:{tmp_path}")
+    assert reward.limit == 32
+    assert np.isfinite(reward(prompts=["1" * 60], completions=["2" * 60])).all()
+
+
 def test_without_a_padding_token_rows_are_scored_one_by_one(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "bare", pad_token=None)
     reward = load_classifier(f"classifier:{folder}")

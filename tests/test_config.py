@@ -267,6 +267,11 @@ def test_a_wrong_value_is_told_field_value_and_rule(tmp_path: Path, override: st
         ("eso", "objective.from_epoch=first", "objective.from_epoch = 'first': input should be"),
         ("grpo", "objective.betta=1", "objective.betta: unknown key; .*Did you mean 'beta'"),
         ("ppo", "objective.gae_lambda=2", "objective.gae_lambda = 2: .*less than or equal to 1"),
+        (
+            "ppo",
+            "objective.mini_batches=17",
+            r"mini_batches = 17, but a batch has 16 .*use at most",
+        ),
         ("dpo", "objective.loss=sigmoidal", "objective.loss = 'sigmoidal': input should be 'sigmoid'"),
         ("ppo", "training.bach_size=3", "training.bach_size: unknown key;.*Did you mean 'batch_size'"),
         ("eso", "training.micro_batch_size=5", "micro_batch_size = 5 must divide the 16 rows .*; use 4$"),

@@ -309,13 +309,18 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
         ({"tokenizer": None}, "needs the tokenizer of a live model; pass tokenizer="),
         ({"task": {"prompt": "q", "num_validation": 3}}, "needs the column 'q'"),
         ({"train": []}, "holds no rows"),
+        ({"task": {"prompt": "question", "test": "t.jsonl"}}, r"must not hold \['test'\]"),
         ({"strategy": {"nam": "snes"}}, "strategy.nam: unknown key"),
         ({"reward": open}, "reward"),
     ):
         with pytest.raises(EvolignError, match=words):
             evolve(**changes)
     shutil.rmtree(tmp_path / "run", ignore_errors=True)  # `open` is a reward that raises, not a wrong setting
+    model.train()
+    tokenizer.pad_token = None
     result = evolve()
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert tokenizer.pad_token is None, "the model and its tokenizer are given back as they were"
     with pytest.raises(RunError, match="holds a finished run, and whether it judged by this reward"):
         evolve()
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())["task"]

@@ -96,6 +96,8 @@ def test_every_text_has_a_summary_and_a_worse_one(variant: str) -> None:
 def test_a_fingerprint_tells_the_rejected_completion_and_is_the_old_one_without() -> None:
     example = Example("a", "p", "c", columns={"x": 1})
     assert data_fingerprint([example]) == "eb41e44ca5b5e96ebb68603a4c9ebf92"
+    sets = [Example("a", "p", columns={"x": {*words}, "y": object()}) for words in ("abc", "cab", "abd")]
+    assert data_fingerprint(sets[:1]) == data_fingerprint(sets[1:2]) != data_fingerprint(sets[2:])
     pair = Example("a", "p", "c", "r", {"x": 1})
     assert len({data_fingerprint([e]) for e in (example, pair, Example("a", "p", "c", "s", {"x": 1}))}) == 3
 

@@ -104,9 +104,23 @@ def test_a_reward_that_always_hangs_ends_within_the_promised_time() -> None:
     texts = [str(i) for i in range(130)]
     with Scorer(hangs, workers=20, timeout_seconds=0.05, chunk_size=2) as scorer:
         scores = scorer.score([EXAMPLES[0]] * 130, texts)
-    # 65 calls failed at once: nothing is halved, and every completion of a chunk counts.
+    # 65 calls fail, then 64 halves: nothing more is tried, and every completion of a chunk counts.
     assert scores.timeouts == 130 and (scores.values == 0).all()
-    assert scores.seconds < 30  # 65 calls * 0.05 s / 20 workers, and 65 starts of a process
+    assert scores.seconds < 40  # 129 calls * 0.05 s / 20 workers, and 129 starts of a process
+
+
+def test_a_slow_reward_is_no_failing_one_and_later_calls_are_smaller() -> None:
+    def slow(completions: list[str], **columns: Any) -> list[float]:
+        time.sleep(0.15 * len(completions))
+        return [float(len(text)) for text in completions]
+
+    texts = ["x" * i for i in range(1, 141)]
+    with Scorer(slow, workers=20, timeout_seconds=0.45, chunk_size=4) as scorer:
+        scores = scorer.score([EXAMPLES[0]] * 140, texts)
+        assert (scores.values == range(1, 141)).all() and scores.timeouts == 0
+        assert scorer.chunk_size == 2
+        again = scorer.score([EXAMPLES[0]] * 140, texts)
+    assert (again.values == range(1, 141)).all() and again.seconds < scores.seconds
 
 
 def test_children_that_a_reward_leaves_behind_are_ended(

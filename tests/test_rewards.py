@@ -246,6 +246,19 @@ def test_answers_may_be_numbers_and_null_is_not_applicable() -> None:
         assert reward(["?"] * 3, ["#### 5", "#### 2.5", "#### 1"], answer=[5, 2.5, None]) == [1, 1, None]
 
 
+class Local:
+    """A class that lives in this module alone: the reward's process cannot import it."""
+
+
+def test_a_column_that_cannot_travel_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Local, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
+    for value, words in ((Local(), "cannot be rebuilt in the process"), (lambda: 1, "cannot be sent to")):
+        rows = [Example("a", "p", columns={"thing": value})]
+        with Scorer(length, workers=1, timeout_seconds=60) as scorer, pytest.raises(ConfigError, match=words):
+            scorer.score(rows, ["x"])
+
+
 def test_what_is_no_function_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError, match="the reward is 5; it must be a function"):
         score(5)  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def bisect(
     """The sigma at which the increasing function `measure` comes nearest to `wanted`: bisection in log sigma.
 
     Returns sigma, the value there, and the seconds taken. Raises EngineError, in the words of `tell(value)`,
-    if `measure` is 0 throughout.
+    if `measure` is not finite, or never within a factor of four of `wanted`.
     """
     started = time.perf_counter()
     low, high = 0.0, math.inf
@@ -86,8 +86,9 @@ def bisect(
             break
         low, high = (sigma, high) if value < wanted else (low, sigma)
         sigma = _between(low, high)
-    value, sigma = min(trials, key=lambda trial: abs(trial[0] - wanted))
-    if value == 0.0:
+    finite = [trial for trial in trials if math.isfinite(trial[0])] or trials
+    value, sigma = min(finite, key=lambda trial: abs(trial[0] - wanted))
+    if not wanted / 4 <= value <= wanted * 4:
         raise _no_step_size(wanted, sigma, value, tell)
     return sigma, value, time.perf_counter() - started
 

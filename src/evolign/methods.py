@@ -5,7 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from evolign.config import Config, EssaConfig
+from evolign.config import Config, EssaConfig, GrpoConfig
 from evolign.display import Progress, Terminal
 from evolign.errors import ConfigError, RunError
 from evolign.generation import check_batch
@@ -109,7 +109,13 @@ def check_rows(config: Config, task: Task) -> None:
         check_batch(config, task)
     elif config.method in ("dpo", "reward_model"):
         pairs(task.train, config.method)
-    elif config.method not in ("ppo", "grpo"):
+    elif isinstance(config, GrpoConfig):
+        if len(task.train) < config.training.batch_size:  # TRL drops a batch that is not full
+            raise ConfigError(
+                f"training.batch_size = {config.training.batch_size} prompts per step, but the task has "
+                f"{len(task.train)} training prompts; use at most so many"
+            )
+    elif config.method != "ppo":
         solved_rows(task, config.method)
 
 

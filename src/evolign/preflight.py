@@ -86,7 +86,9 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     architecture, tokenizer, dtype = load_architecture(config.model)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.model.trust_remote_code
+            )
     except ValueError as error:
         raise ConfigError(
             f"model.name = {config.model.name!r} is no causal language model: {error}"

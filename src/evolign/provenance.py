@@ -44,8 +44,15 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
         row = [example.id, example.prompt, example.completion, dict(example.columns)]
         if example.rejected is not None:
             row.append(example.rejected)
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        digest.update(json.dumps(row, sort_keys=True, default=_told).encode())
     return digest.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """What is no JSON, in a form that is the same in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return type(value).__qualname__ if type(value).__repr__ is object.__repr__ else str(value)
 
 
 def model_fingerprint(model: Any) -> str:

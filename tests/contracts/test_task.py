@@ -13,6 +13,7 @@ from evolign.recipe import parse
 from evolign.tasks import TASKS, build_task
 from evolign.tasks.base import Task, check_disjoint, check_splits, prompt_key
 from evolign.tasks.check import check_reward
+from evolign.tasks.rows import Rows
 from evolign.tasks.scoring import Scorer
 
 
@@ -134,6 +135,15 @@ def test_gold_scores_one_and_garbage_does_not(task: Task) -> None:
     assert (report.num_examples, report.gold, report.empty) == (20, 1.0, 0.0)
     assert report.random == 0 if task.metric == "accuracy" else report.random < 0.1
     assert report.shuffled < 0.6 and report.deterministic
+
+
+def test_one_row_or_equal_answers_say_nothing_of_another_rows_answer() -> None:
+    rows = [{"prompt": f"{i} + {4 - i} = ", "answer": "4"} for i in range(4)]
+    for some in (rows[:2], rows):
+        task = Rows(train=some, reward="math_answer", metric="accuracy", num_validation=1)
+        with Scorer(task.reward, workers=1, timeout_seconds=30) as scorer:
+            report = check_reward(task, scorer)
+        assert report.ok and (report.gold, report.shuffled) == (1.0, 0.0), report.problems
 
 
 def test_a_reward_that_likes_everything_or_nothing_is_found_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop on the fake engine: it learns, stops, remembers its best, warns, and counts as it says."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolign.calibration import TOLERANCE, calibrate
+from evolign.calibration import TOLERANCE, bisect, calibrate
 from evolign.config import EssaConfig
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
@@ -445,6 +446,13 @@ def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share(
         Population(np.vstack([found.sigma * direction_ND, np.zeros(3)])), [prompts] * 2, Sampling(8)
     )
     assert change_rate(rollouts.text_NPS) == 0.5, "the share that is reported is that of the sigma reported"
+
+
+@pytest.mark.parametrize("measure", [lambda sigma: 2.0, lambda sigma: math.nan, lambda sigma: 0.0])
+def test_a_measure_that_no_step_size_brings_near_is_an_error(measure: Callable[[float], float]) -> None:
+    with pytest.raises(EngineError, match=r"no step size was found that is 0\.25 .* set strategy\.sigma"):
+        bisect(measure, 0.25, lambda value: f"is {value:.2g}")
+    assert bisect(lambda sigma: sigma, 0.25, str)[0] == pytest.approx(0.25, rel=0.15)
 
 
 @pytest.mark.parametrize(

@@ -267,20 +267,21 @@ def test_however_pairs_divide_among_the_parts_their_mean_fitness_is_that_of_the_
 ) -> None:
     texts = ["a", "bb", "ccc", "dddd"]
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), texts)
-    theta_ND = np.array([[0.02]] * pairs + [[-0.02]] * pairs)
 
-    def found(**evolution: Any) -> np.ndarray:
+    def found(size: float = 0.02, **evolution: Any) -> np.ndarray:
         config = settings(
             fitness={"reads": reads},
             strategy={"population": 2 * pairs},
             evolution={"prompts_per_generation": 3, **evolution},
         )
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))  # type: ignore[arg-type]
+        theta_ND = np.array([[size]] * pairs + [[-size]] * pairs)
         return fitness.judge(theta_ND, np.zeros(1), fitness.draw(np.zeros(1), 1)).fitness_N
 
     apart, together = found(prompt_sharing="per_candidate"), found()
     assert apart[:pairs].mean() == pytest.approx(together[0])
     assert apart[pairs:].mean() == pytest.approx(together[-1])
+    assert not found(0.0, prompt_sharing="per_candidate").any(), "the mean is worth 0, whatever is read of it"
 
 
 def test_a_part_is_of_one_prompt_and_holds_its_best_completions_together_with_its_worst() -> None:

@@ -1,6 +1,7 @@
 """Trainers that learn from their own completions: ESO and its family, GRPO and PPO, against sums by hand."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from evolign.config import ModelConfig
 from evolign.display import Silent
 from evolign.engines import build_engine
 from evolign.engines.reading import token_logprobs
+from evolign.errors import ConfigError
 from evolign.methods import run
 from evolign.policy.base_model import BaseModel, load_base_model
+from evolign.policy.borrowing import on_one_gpu
 from evolign.recipe import parse
 from evolign.rundir import read_rows
 from evolign.seeding import key
@@ -293,6 +296,28 @@ def test_without_a_kl_there_is_no_reference_and_no_word_of_it(llama: BaseModel, 
         trainer.train()
         assert not any("kl" in row for row in rows_of(trainer))
         assert "reference" not in trainer.model.peft_config
+
+
+def test_grpo_takes_messages_of_different_keys(llama: BaseModel, tmp_path: Path) -> None:
+    """Arrow would give all of them all keys, and they would not be found again."""
+    rows = task(train=examples("train", 4))
+    chats = [[{"role": "user", "content": row.prompt}] for row in rows.train]
+    chats[0][0]["name"] = "x"
+    rows = task(train=[replace(row, prompt=chat) for row, chat in zip(rows.train, chats, strict=True)])
+    with prepared("grpo", llama, rows, tmp_path / "run", training=ONE_STEP | {"batch_size": 4}) as trainer:
+        trainer.train()
+        assert rows_of(trainer)[0]["completions"] == 12
+
+
+def test_all_of_a_batch_goes_to_one_gpu(llama: BaseModel, tmp_path: Path) -> None:
+    with prepared("sft", llama, task(), tmp_path / "run") as trainer:
+        arguments = trainer.args
+        arguments._n_gpu = 2
+        assert arguments.train_batch_size == 2 * arguments.per_device_train_batch_size
+        on_one_gpu(arguments, torch.device("cuda:0"))
+        assert arguments.train_batch_size == arguments.per_device_train_batch_size
+    with pytest.raises(ConfigError, match=r"model\.device = 'cuda:1': .* CUDA_VISIBLE_DEVICES=1"):
+        on_one_gpu(arguments, torch.device("cuda:1"))
 
 
 def test_mini_batches_cover_every_completion_once_in_every_epoch(llama: BaseModel, tmp_path: Path) -> None:

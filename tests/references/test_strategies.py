@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from evolign.errors import ConfigError
 from evolign.strategies import CmaEs, OpenAiEs, Snes, shaping
 from evolign.strategies.openai_es import estimate_gradient
 
@@ -188,6 +189,11 @@ def test_a_first_step_goes_along_the_estimate_whatever_the_divergence_is():
     """Unlike Adam's, which goes along its signs."""
     [step_D] = trust_region(orthogonal=True, population=6)
     assert step_D / np.linalg.norm(step_D) == pytest.approx(np.array([1.0, -2.0, 0.5]) / np.sqrt(5.25))
+
+
+def test_more_orthogonal_directions_than_dimensions_are_refused():
+    with pytest.raises(ConfigError, match=r"population = 8: 4 directions .* in 3 .* most 6,"):
+        trust_region(orthogonal=True, population=8)
 
 
 def test_steps_follow_momentum_over_the_root_of_the_mean_divergence_by_hand():

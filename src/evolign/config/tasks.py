@@ -129,6 +129,8 @@ class RewardConfig(Section):
 
     workers: Positive = 1
     """Worker processes."""
+    chunk_size: Positive = 16
+    """Completions of one call; more for a reward that is fast on many at once."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Limit of one call; a completion that exceeds it alone scores `failure_score`."""
     failure_score: float = 0.0

@@ -202,6 +202,16 @@ class PpoConfig(SampledConfig):
     """How to align: see `evolign list`."""
     objective: PpoObjectiveConfig = PpoObjectiveConfig()
 
+    @model_validator(mode="after")
+    def _mini_batches_have_rows(self) -> "PpoConfig":
+        if self.objective.mini_batches > self.rows_per_step:
+            raise ValueError(
+                f"objective.mini_batches = {self.objective.mini_batches}, but a batch has "
+                f"{self.rows_per_step} completions (training.batch_size * "
+                "sampling.samples_per_prompt); use at most so many"
+            )
+        return self
+
 
 class DpoObjectiveConfig(Section):
     """Direct preference optimisation (Rafailov et al. 2023), by TRL."""

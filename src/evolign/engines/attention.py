@@ -22,6 +22,7 @@ class DecodingAttention:
         self._config: Any = model.config
         self.active = (
             self._config._attn_implementation == "sdpa"
+            and getattr(model, "_supports_attention_backend", False)  # others ask for sdpa by its name
             and model.device.type == "cpu"
             and model.dtype == torch.float32
         )

@@ -27,6 +27,20 @@ def in_place_cache(config: Any) -> Cache:
     return cache
 
 
+def is_recurrent(cache: Cache) -> bool:
+    """Whether a layer (linear attention, state spaces) holds a state that cannot go on by several tokens."""
+    return any(hasattr(layer, "recurrent_states") for layer in cache.layers)
+
+
+def select_rows(cache: Cache, row_B: Tensor) -> None:
+    """Keep these rows, in this order and as often as they are named."""
+    for layer in cache.layers:
+        if hasattr(layer, "recurrent_states"):
+            layer.reorder_cache(row_B)
+        else:
+            layer.batch_select_indices(row_B)
+
+
 class _InPlaceLayer(DynamicLayer):
     """Keys and values of one layer, (B, heads, room, head size), of which the first `_filled` tokens count.
 

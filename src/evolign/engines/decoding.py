@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evolign.engines.cache import in_place_cache
+from evolign.engines.cache import in_place_cache, select_rows
 from evolign.engines.forward import left_pad, logits
 from evolign.engines.noise import Noise
 
@@ -53,7 +53,7 @@ def decode(
         position_BT = position_BT[:, -1:] + 1
         if num_going < COMPACT_BELOW * len(going_B):
             kept = going_B.nonzero()[:, 0]
-            past.batch_select_indices(kept)
+            select_rows(past, kept)
             noise = noise.of_rows(kept)
             row_B, token_B, going_B, position_BT = (
                 row_B[kept],

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from evolign.errors import ConfigError
+
 
 def logits(
     model: PreTrainedModel,
@@ -45,6 +47,15 @@ def left_pad(
     position_BT = torch.arange(length) - pads[:, None]
     mask_BT = (torch.arange(length + new_tokens) >= pads[:, None]).long().to(device) if pads.any() else None
     return ids_BT.to(device), mask_BT, position_BT.clamp(min=0).to(device)
+
+
+def check_cached(model: PreTrainedModel) -> None:
+    """Raise ConfigError for a model whose `forward` knows no `past_key_values`, such as Mamba's."""
+    if "past_key_values" not in _accepted(type(model).forward):
+        raise ConfigError(
+            f"model.name: {type(model).__name__} does not go on from `past_key_values`, so the engine cannot "
+            "generate with it; use a model of attention, or of attention and recurrent layers"
+        )
 
 
 @cache

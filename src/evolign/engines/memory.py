@@ -32,7 +32,9 @@ def bytes_per_reading(model: PreTrainedModel, tokens: int, new_tokens: int) -> i
 def _cached(model: PreTrainedModel) -> int:
     """Keys and values of one token."""
     config: Any = model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return 0  # a state space keeps no tokens
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     return int(2 * config.num_hidden_layers * kv_heads * head_dim * model.dtype.itemsize)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evolign.engines.cache import in_place_cache
+from evolign.engines.cache import in_place_cache, is_recurrent, select_rows
 from evolign.engines.forward import left_pad, logits
 
 
@@ -21,21 +21,25 @@ def read(
 ) -> Tensor:
     """log pi(token | prompt, tokens before it) of `completions[b]` after `prompts[prompt_B[b]]`.
 
-    float32, (B, T), zero beyond the end. A prompt is read once for all completions that follow it.
-    `select(prompt_R)` tells the adapter which prompts the rows of the next forward pass belong to.
+    float32, (B, T), zero beyond the end. A prompt is read once for all completions that follow it, if the
+    model can go on from its cache by several tokens. `select(prompt_R)` tells the adapter which prompts the
+    rows of the next forward pass belong to.
     """
+    past = in_place_cache(model.config)
+    row_B = torch.tensor(prompt_B, device=model.device)
+    if is_recurrent(past):
+        select(row_B)
+        return token_logprobs(model, [prompts[p] for p in prompt_B], completions, temperature)
     target_BT, inside_BT = _right_pad(completions, model.device)
     length = target_BT.shape[1]
     ids_PT, mask_PT, position_PT = left_pad(prompts, length, model.device)
-    past = in_place_cache(model.config)
     select(torch.arange(len(prompts), device=model.device))
     seen_PT = None if mask_PT is None else mask_PT[:, : ids_PT.shape[1]]
     first_P1V = logits(model, ids_PT, seen_PT, position_PT, last=1, past=past)
 
-    row_B = torch.tensor(prompt_B, device=model.device)
     read_BTV = first_P1V[row_B]
     if length > 1:
-        past.batch_select_indices(row_B)
+        select_rows(past, row_B)
         select(row_B)
         seen_BT = None if mask_PT is None else mask_PT[row_B, :-1]
         position_BT = position_PT[row_B, -1:] + torch.arange(1, length, device=model.device)

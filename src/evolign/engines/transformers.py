@@ -1,7 +1,7 @@
 """The engine `transformers`: a whole population in one model, in this process.
 
 All candidates x prompts x samples become rows, sorted by length and generated in micro-batches that fit the
-memory. Any decoder-only model of transformers works.
+memory. Any decoder-only model of transformers with a key/value cache works, hybrids included.
 """
 
 import sys
@@ -17,6 +17,7 @@ import torch
 
 from evolign.engines.attention import DecodingAttention
 from evolign.engines.decoding import decode
+from evolign.engines.forward import check_cached
 from evolign.engines.linear import OneDnnLinear
 from evolign.engines.memory import (
     GIB,
@@ -56,6 +57,7 @@ class TransformersEngine:
         micro_batch_size: int | Literal["auto"] = "auto",
         memory_gb: float | Literal["auto"] = "auto",
     ) -> None:
+        check_cached(policy.base.model)
         self._base, self._space = policy.base, policy.space
         self._micro_batch_size = micro_batch_size
         model = policy.base.model
@@ -124,7 +126,7 @@ class TransformersEngine:
                 lambda prompt_R: self._lora.select(candidate_P[prompt_R]),
                 temperature,
             )
-            return list(logprob_BT.double().cpu().numpy())
+            return list(logprob_BT.cpu().double().numpy())
 
         logprob_MT = self._in_micro_batches(
             score,

@@ -6,7 +6,7 @@ the candidate would make it more or less likely. With ESO's signal, reward minus
 
     A_ps    = R_ps - mean_s R_ps                                    for the S samples of prompt p
     rho_ps  = pi_theta(a_ps | x_p) / pi_mean(a_ps | x_p)            one teacher-forced pass per candidate
-    F(theta) = mean_ps min(rho A, clip(rho, 1 - eps, 1 + eps) A)
+    F(theta) = mean_ps min(rho A, clip(rho, 1 - eps, 1 + eps) A) - A
 
 For small theta - mean the gradient of F is the policy gradient restricted to the search space, so a strategy
 that follows F follows it by forward passes alone. F is smooth in theta, unlike a mean of 0/1 rewards, and N
@@ -208,19 +208,22 @@ class LikelihoodFitness:
     def _surrogate(
         self, log_ratio_MT: np.ndarray, read_M: np.ndarray, batch: Batch
     ) -> tuple[np.ndarray, float]:
-        """PPO's clipped objective of every reading, (M,), and the share of ratios beyond the clip."""
+        """PPO's clipped objective of every reading, (M,), and the share of ratios beyond the clip.
+
+        It is 0 for the policy that sampled, so that candidates who read different completions compare.
+        """
         low, high = 1 - self._options.clip, 1 + self._options.clip
         weight_M = (batch.count_J * batch.advantage_J)[read_M]
         if self._options.ratio == "sequence":
             ratio = exp_ratio(log_ratio_MT.sum(1))
             objective_M = np.minimum(ratio * weight_M, np.clip(ratio, low, high) * weight_M)
-            return objective_M, float(((ratio < low) | (ratio > high)).mean())
+            return objective_M - weight_M, float(((ratio < low) | (ratio > high)).mean())
         ratio = exp_ratio(log_ratio_MT)
         length_M = np.array([len(ids) for ids in batch.token_ids])[read_M]
         inside_MT = np.arange(ratio.shape[1]) < length_M[:, None]
         weight_MT = inside_MT * weight_M[:, None]
         objective_MT = np.minimum(ratio * weight_MT, np.clip(ratio, low, high) * weight_MT)
-        return objective_MT.sum(1), float(((ratio < low) | (ratio > high))[inside_MT].mean())
+        return (objective_MT - weight_MT).sum(1), float(((ratio < low) | (ratio > high))[inside_MT].mean())
 
 
 def parts(batch: Batch, reads: int | None) -> np.ndarray:

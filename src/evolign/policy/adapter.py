@@ -91,20 +91,22 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
 
 
 def target_modules(model: Any, choice: str | list[str]) -> list[str]:
-    """Shortest name endings that match the linear layers of `choice`, and no others."""
+    """Shortest name endings that match the linear layers of `choice`, and no others.
+
+    Those that a choice by name finds are the language model's: not the output layer, no vision tower.
+    """
     linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
     if not isinstance(choice, str):
         for target in choice:
             if not any(_ends_with(name, target) for name in linear):
                 raise unknown_name("module in adapter.target_modules:", target, _endings(set(linear), set()))
         return choice
-    if choice == "all-linear":
-        head = model.get_output_embeddings()
-        wanted = {name for name in linear if model.get_submodule(name) is not head}
-    else:
+    language = {*model.get_decoder().modules()} - {model.get_output_embeddings()}
+    wanted = {name for name in linear if model.get_submodule(name) in language}
+    if choice == "attention":
         wanted = {
             name
-            for name in linear
+            for name in wanted
             if any(word in part for part in name.split(".")[:-1] for word in ATTENTION)
         }
     if not wanted:

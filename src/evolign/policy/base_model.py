@@ -47,14 +47,20 @@ class BaseModel:
     @property
     def context_length(self) -> int | None:
         """Tokens of prompt and completion that the model can hold; None is no known limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def render(self, prompt: Prompt) -> str:
         """A prompt as text: messages go through the chat template, or are joined without one."""
         if isinstance(prompt, str):
             return prompt
         if getattr(self.tokenizer, "chat_template", None):
-            return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            try:
+                return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            except Exception as error:  # templates raise what they like of roles that they do not know
+                raise ConfigError(
+                    f"the chat template of {self.name!r} refuses the messages {str(prompt)!r:.200}: {error}; "
+                    "leave out what it refuses (often the system message), or give another template"
+                ) from error
         return "\n\n".join(message["content"] for message in prompt) + "\n\n"
 
     def encode(self, prompt: Prompt) -> list[int]:

@@ -7,8 +7,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from evolign.errors import ConfigError
 
 
 @contextlib.contextmanager
@@ -37,6 +40,21 @@ def given_back(model: PreTrainedModel) -> Iterator[None]:
 def _flags(module: nn.Module) -> dict[str, Any]:
     """What can be switched or turned in a module, such as the share of a dropout."""
     return {name: value for name, value in vars(module).items() if isinstance(value, bool | float)}
+
+
+def on_one_gpu(arguments: Any, device: torch.device) -> Any:
+    """The same TrainingArguments, for one GPU: by itself the Trainer spreads every batch over all it sees.
+
+    Raises ConfigError for another GPU than the first, to which the Trainer would move the model.
+    """
+    if device.type == "cuda" and device.index:
+        raise ConfigError(
+            f"model.device = '{device}': training takes the first GPU that it sees; use cuda:0, and "
+            f"CUDA_VISIBLE_DEVICES={device.index} in the environment"
+        )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from evolign.config import AdapterConfig, WarmStartConfig
 from evolign.errors import ConfigError
 from evolign.policy.adapter import new_adapter
 from evolign.policy.base_model import BaseModel
-from evolign.policy.borrowing import given_back, quiet
+from evolign.policy.borrowing import given_back, on_one_gpu, quiet
 from evolign.types import Example
 
 
@@ -40,11 +40,22 @@ def _fine_tune(
     model: PeftModel, base: BaseModel, config: WarmStartConfig, rows: Sequence[Example], seed: int
 ) -> None:
     """Completion-only cross-entropy over the warm-up rows."""
-    tokens = [_row(base, example, config.max_length) for example in rows]
-    if not tokens:
+    if not rows:
         raise ConfigError(
             "adapter.warm_start needs solved rows, but the task has none; set task.num_warmup and, "
             "for your own rows, task.completion, or turn it off with adapter.warm_start=null"
+        )
+    for example in rows:
+        if example.completion is None:
+            raise ConfigError(
+                f"adapter.warm_start: row {example.id!r} has no completion to learn from; set "
+                "task.completion, or turn the warm start off with adapter.warm_start=null"
+            )
+    tokens = [sft_row(base, example, config.max_length) for example in rows]
+    if not any(1 in row["completion_mask"] for row in tokens):
+        raise ConfigError(
+            f"adapter.warm_start.max_length = {config.max_length} cuts all {len(rows)} rows off before their "
+            "completion; use a larger one"
         )
     on_cpu = base.model.device.type == "cpu"
     with (
@@ -78,20 +89,15 @@ def _fine_tune(
         )
         SFTTrainer(
             model=model,
-            args=arguments,
+            args=on_one_gpu(arguments, base.model.device),
             train_dataset=Dataset.from_list(tokens),
             processing_class=base.tokenizer,
         ).train()
 
 
-def _row(base: BaseModel, example: Example, max_length: int) -> dict[str, list[int]]:
-    """Token ids exactly as the engine will see them, and a mask of what is to be learnt."""
-    if example.completion is None:
-        raise ConfigError(
-            f"adapter.warm_start: row {example.id!r} has no completion to learn from; set "
-            "task.completion, or turn the warm start off with adapter.warm_start=null"
-        )
-    prompt, completion = base.encode(example.prompt), base.encode_completion(example.completion)
+def sft_row(base: BaseModel, example: Example, max_length: int) -> dict[str, list[int]]:
+    """Prompt and completion exactly as the engine sees them, and a mask of what is to be learnt."""
+    prompt, completion = base.encode(example.prompt), base.encode_completion(example.completion or "")
     return {
         "input_ids": [*prompt, *completion][:max_length],
         "completion_mask": ([0] * len(prompt) + [1] * len(completion))[:max_length],

@@ -62,6 +62,13 @@ class OpenAiEs:
                 f"strategy.population = {population} must be even because sampling is antithetic; "
                 f"use {population - 1} or {population + 1}, or set strategy.antithetic = false"
             )
+        directions = population // 2 if antithetic else population
+        if orthogonal and directions > dim:
+            raise ConfigError(
+                f"strategy.population = {population}: {directions} directions cannot be orthogonal in "
+                f"{dim} dimensions; use at most {population * dim // directions}, or set "
+                "strategy.orthogonal = false"
+            )
         self.population = population
         self._sigma = float(sigma)
         self._seed = seed

@@ -80,7 +80,7 @@ def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardRe
     texts = {
         "gold": gold,
         "empty": [""] * len(gold),
-        "shuffled": [*gold[1:], gold[0]],
+        "shuffled": [_another(gold, i) for i in range(len(gold))],
         "random": _random_texts(len(gold)),
     }
     repeated = [example for _ in KINDS for example in examples]
@@ -89,6 +89,12 @@ def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardRe
     values = dict(zip(KINDS, np.split(first.values, len(KINDS)), strict=True))
     same = np.array_equal(first.values, second.values, equal_nan=True)
     return _report(task, examples, values, deterministic=same)
+
+
+def _another(gold: Sequence[str], i: int) -> str:
+    """The next gold that is not that of row `i`; random text where all are equal."""
+    others = (text for text in (*gold[i + 1 :], *gold[:i]) if text != gold[i])
+    return next(others, _random_texts(1)[0])
 
 
 def _report(

@@ -39,7 +39,7 @@ class Classifier:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.tokenizer = _loaded(source, device)
         self.label = _label_id(self.model.config, source, label)
-        self.limit = _limit(self.model.config, self.tokenizer)
+        self.limit = _limit(self.model, self.tokenizer)
         self.tokenizer.truncation_side = "left"
         small = self.model.num_parameters() < SMALL_MODEL
         self.threads = 1 if small else torch.get_num_threads()
@@ -177,9 +177,13 @@ def _label_id(config: Any, source: str, label: str | None) -> int | None:
     raise unknown_name(f"label of reward = 'classifier:{source}'", label, names)
 
 
-def _limit(config: Any, tokenizer: Any) -> int | None:
+def _limit(model: Any, tokenizer: Any) -> int | None:
     """Tokens that the model can hold; None is no known limit."""
-    known = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    config = model.config.get_text_config()
+    known = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            known.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from there
     return min((n for n in known if n is not None and n < 10**9), default=None)
 
 

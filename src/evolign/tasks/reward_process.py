@@ -121,8 +121,15 @@ class RewardProcess:
         self.process.wait()
 
     def _send(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a dead worker; `receive` will find the same
+        try:
             self.connection.send(message)
+        except OSError:
+            pass  # a dead worker; `receive` will find the same
+        except Exception as error:  # whatever pickling a user's objects raises
+            raise ConfigError(
+                f"a column of the rows cannot be sent to the process of the reward {self.name!r}: {error}; "
+                "use plain values"
+            ) from error
 
 
 def _columns(example: Example) -> dict[str, Any]:

@@ -51,7 +51,13 @@ def _serve(connection: Connection) -> None:
         return _answer(connection, wrong_setting=str(error))
     _answer(connection, ready=True)
     while True:
-        batch = connection.recv()
+        try:
+            batch = connection.recv()
+        except (AttributeError, ImportError, TypeError) as error:
+            problem = f"a column of the rows cannot be rebuilt in the process of the reward: {error}"
+            way_out = "use plain values, or classes of a module that can be imported"
+            _answer(connection, wrong_setting=f"{problem}; {way_out}")
+            continue
         try:
             values = call_reward(reward, load["name"], **batch)
         except RewardError as error:

@@ -5,7 +5,8 @@
 
 Completions go to the workers in chunks. A chunk whose call hangs or kills its process is halved
 and tried again, so that only the completions that are to blame fail. All chunks of one round are
-done before the next round starts, so the outcome does not depend on which worker was faster.
+done before the next round starts, so the outcome does not depend on which worker was faster. Where
+most chunks hang but their halves do not, the reward is slow, and later chunks are half as large.
 """
 
 import math
@@ -24,7 +25,7 @@ from evolign.tasks.reward_process import Item, Outcome, RewardProcess
 from evolign.tasks.rewards import absolute_spec
 from evolign.types import Example
 
-MAX_FAILED_CALLS = 64  # per `score`; bounds its time, as every failed call may cost the timeout
+MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call may cost the timeout
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Scorer:
     hangs or dies scores `failure_score`. The reward must be a pure function of its arguments:
     equal completions of one example are scored once.
 
-    A `score` ends within about (number of chunks + 3 * 64) * timeout_seconds / workers: after 64
-    failed calls chunks are no longer halved, and all completions of a failed chunk count as failed.
+    A `score` ends within about (number of chunks + 2 * 64) * timeout_seconds / workers: once 64 calls
+    with halved chunks have failed, all completions of a failed chunk count as failed.
 
     Raises ConfigError where the reward does not exist, cannot be pickled or (on first use) cannot
     be imported.
@@ -128,27 +129,33 @@ class Scorer:
 
     def _score_distinct(self, items: list[Item]) -> tuple[list[float], list[str]]:
         """The values of the items, and one entry per item that failed."""
-        scored = [math.nan] * len(items)
-        failures: list[str] = []
-        failed_calls = 0
-        everything, size = range(len(items)), self.chunk_size
-        chunks = [list(everything[i : i + size]) for i in everything[::size]]
-        while chunks:
+        scored = [self.failure_score] * len(items)
+
+        def fails(chunks: list[list[int]]) -> list[tuple[list[int], str]]:
+            """Enter what the reward says of the chunks; those for which it fails, and how."""
+            failed = []
             outcomes = self._run([[items[i] for i in chunk] for chunk in chunks])
-            failed_calls += sum(isinstance(outcome, str) for outcome in outcomes)
-            retry: list[list[int]] = []
             for chunk, outcome in zip(chunks, outcomes, strict=True):
-                if not isinstance(outcome, str):
+                if isinstance(outcome, str):
+                    failed.append((chunk, outcome))
+                else:
                     for i, value in zip(chunk, outcome, strict=True):
                         scored[i] = math.nan if value is None else value
-                elif len(chunk) > 1 and failed_calls < MAX_FAILED_CALLS:
-                    retry += [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
-                else:
-                    failures += [outcome] * len(chunk)
-                    for i in chunk:
-                        scored[i] = self.failure_score
-            chunks = retry
-        return scored, failures
+            return failed
+
+        everything, size = range(len(items)), self.chunk_size
+        chunks = [list(everything[i : i + size]) for i in everything[::size]]
+        failed = fails(chunks)
+        too_slow = sum(how == "timeout" for _, how in failed) > len(chunks) / 2
+        budget = MAX_FAILED_RETRIES
+        while budget > 0 and (large := [chunk for chunk, _ in failed if len(chunk) > 1][: budget // 2 or 1]):
+            halves = [half for c in large for half in (c[: len(c) // 2], c[len(c) // 2 :])]
+            again = fails(halves)
+            budget -= len(again)
+            failed = [(chunk, how) for chunk, how in failed if chunk not in large] + again
+        if too_slow and budget > 0:
+            self.chunk_size = max(1, size // 2)
+        return scored, [how for chunk, how in failed for _ in chunk]
 
     def _run(self, chunks: list[list[Item]]) -> list[Outcome]:
         """One call of the reward per chunk, spread over the workers."""

@@ -39,23 +39,14 @@ def pairs(examples: Sequence[Example], method: str, split: str = "train") -> lis
     return found
 
 
-def sft_row(base: "BaseModel", example: Example, max_length: int) -> dict[str, Any]:
-    """Prompt and completion, and a mask of what is to be learnt."""
-    prompt, completion = base.encode(example.prompt), base.encode_completion(example.completion or "")
-    return {
-        "input_ids": [*prompt, *completion][:max_length],
-        "completion_mask": ([0] * len(prompt) + [1] * len(completion))[:max_length],
-    }
-
-
 def with_something_to_learn(
-    rows: list[dict[str, Any]], max_length: int, progress: Progress
+    rows: list[dict[str, Any]], completion: str, max_length: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The rows of `sft_row` of whose completion `max_length` leaves a token; the others are told.
+    """The rows whose column `completion` holds anything but zeros after the cut; the others are told.
 
     Raises ConfigError if there are none.
     """
-    kept = [row for row in rows if any(row["completion_mask"])]
+    kept = [row for row in rows if any(row[completion])]
     if not kept:
         raise ConfigError(
             f"training.max_length = {max_length} cuts all {len(rows)} rows off before their completion; use "

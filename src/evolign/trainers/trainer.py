@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from evolign.config import GradientConfig
+from evolign.policy.borrowing import on_one_gpu
 from evolign.trainers.session import Session
 
 WEIGHTS = "trainable.safetensors"
@@ -57,9 +58,13 @@ class Recorder(TrainerCallback):
 
 
 class Resumable:
-    """Mixed into a Trainer: of the model, a checkpoint holds what is trained, as safetensors."""
+    """Mixed into a Trainer: one GPU; of the model, a checkpoint holds what is trained, as safetensors."""
 
     session: Any
+
+    def __init__(self, *, args: TrainingArguments, **more: Any) -> None:
+        device = self.session.trainable.base.model.device
+        super().__init__(args=on_one_gpu(args, device), **more)  # type: ignore[call-arg]  # the Trainer's
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None

@@ -9,10 +9,11 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from evolign.config import DpoConfig, GradientConfig, GrpoConfig
 from evolign.display import Progress
 from evolign.policy.base_model import BaseModel
+from evolign.policy.warm_start import sft_row
 from evolign.rundir import RunDir
 from evolign.seeding import key
-from evolign.tasks.base import Task, prompt_key
-from evolign.trainers.rows import dpo_row, pairs, sft_row, solved_rows, with_something_to_learn
+from evolign.tasks.base import Task
+from evolign.trainers.rows import dpo_row, pairs, solved_rows, with_something_to_learn
 from evolign.trainers.session import PolicySession
 from evolign.trainers.trainer import Resumable, arguments
 from evolign.trainers.training import train
@@ -49,7 +50,8 @@ class Sft(Resumable, SFTTrainer):
             sft_row(trainable.base, example, config.training.max_length) | {"index": i}
             for i, example in enumerate(self.examples)
         ]
-        rows = with_something_to_learn(rows, config.training.max_length, session.progress)
+        limit = config.training.max_length
+        rows = with_something_to_learn(rows, "completion_mask", limit, session.progress)
         fixed = {"max_length": None, "completion_only_loss": True}
         super().__init__(
             model=trainable.model,
@@ -72,6 +74,7 @@ class Dpo(Resumable, DPOTrainer):
             dpo_row(trainable.base, example, config.training.max_length)
             for example in pairs(session.task.train, config.method)
         ]
+        rows = with_something_to_learn(rows, "chosen_ids", config.training.max_length, session.progress)
         options = {"beta": config.objective.beta, "loss_type": [config.objective.loss], "max_length": None}
         super().__init__(
             model=trainable.model,
@@ -94,21 +97,21 @@ class Grpo(Resumable, GRPOTrainer):
         assert isinstance(config, GrpoConfig)
         self.steps_per_batch = config.objective.iterations
         task = session.task
-        self._by_prompt = {prompt_key(example.prompt): example for example in task.train}
+        self._by_id = {example.id: example for example in task.train}
         super().__init__(
             model=session.trainable.model,
             reward_funcs=self._reward,
             rollout_func=self._rollout,
             args=GRPOConfig(**_grpo_arguments(config, session)),
-            train_dataset=Dataset.from_list([{"prompt": example.prompt} for example in task.train]),
+            train_dataset=Dataset.from_list([{"prompt": example.id} for example in task.train]),
             processing_class=session.trainable.base.tokenizer,
         )
 
-    def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+    def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """Completions of the batch; TRL repeats each prompt as often as it has completions."""
         sampling = self.session.config.sampling
         group = sampling.samples_per_prompt  # type: ignore[attr-defined]
-        examples = [self._by_prompt[prompt_key(prompt)] for prompt in prompts[::group]]
+        examples = [self._by_id[name] for name in prompts[::group]]
         noise = key(self.session.config.seed, "step", self.state.global_step)
         rollouts = self.session.sample(
             examples,
@@ -122,9 +125,9 @@ class Grpo(Resumable, GRPOTrainer):
         }
 
     def _reward(
-        self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any
+        self, prompts: list[str], completion_ids: list[list[int]], **columns: Any
     ) -> list[float | None]:
-        examples = [self._by_prompt[prompt_key(prompt)] for prompt in prompts]
+        examples = [self._by_id[name] for name in prompts]
         base = self.session.trainable.base
         scores = self.session.score(examples, [base.decode(tuple(ids)) for ids in completion_ids])
         return [None if np.isnan(score) else float(score) for score in scores]
