@@ -3,7 +3,7 @@
     python benchmarks/memory.py --json            # some minutes, most of them for 800 candidates
 
 `base` only generates with our engine and no adapter, as many rows as the smaller run. GRPO is TRL's, from the
-same starting adapter, with as many completions per step as the smaller ESSA run has per generation.
+same starting adapter, one step on 64 completions, beside an ESSA generation on 64: all rows at once, and 8.
 """
 
 import argparse
@@ -14,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 CLI = "import sys; from evolign.cli import main; sys.exit(main())"
 PROMPTS, SAMPLES, TOKENS = 64, 8, 8
+FEW = 8
+"""Prompts of a step of GRPO, whose 512 rows would not fit the machine."""
 
 
 def common(model: str) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def grpo_recipe(model: str) -> dict[str, Any]:
     return common(model) | {
         "method": "grpo",
         "sampling": {"max_new_tokens": TOKENS, "samples_per_prompt": SAMPLES},
-        "training": {"max_steps": 2, "batch_size": PROMPTS},
+        "training": {"max_steps": 1, "batch_size": FEW},
     }
 
 
@@ -103,8 +106,16 @@ def main() -> None:
             "base": lambda: int(run([__file__, "--base", model]).split()[-1]),
             "essa, population 8": lambda: peak_of(essa_recipe(model), folder / "few"),
             "essa, population 800": lambda: peak_of(essa_recipe(model), folder / "many", many),
-            "grpo": lambda: peak_of(grpo_recipe(model), folder / "grpo"),
         }
+        few = f"evolution.prompts_per_generation={FEW}"
+        for rows in (FEW * SAMPLES, 8):
+            at_once = [few, f"engine.micro_batch_size={rows}"]
+            contenders[f"essa, {rows} rows at once"] = partial(
+                peak_of, essa_recipe(model), folder / f"essa{rows}", at_once
+            )
+            contenders[f"grpo, {rows} rows at once"] = partial(
+                peak_of, grpo_recipe(model), folder / f"grpo{rows}", [f"training.micro_batch_size={rows}"]
+            )
         peak = {}
         for what, measure in contenders.items():
             peak[what] = measure()
