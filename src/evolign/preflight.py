@@ -12,7 +12,6 @@ from evolign.tasks.base import Task, check_splits
 from evolign.tasks.check import check_reward
 from evolign.tasks.scoring import Scorer
 
-GIB = 2**30
 UNKNOWN_PROMPT = 512
 """Tokens assumed of a prompt where the data could not be read."""
 
@@ -79,7 +78,7 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from evolign.engines.memory import bytes_per_row, weight_bytes
+    from evolign.engines.memory import GIB, bytes_per_row, weight_bytes
     from evolign.policy.base_model import BaseModel, load_architecture, model_device
     from evolign.policy.quantization import estimated_weight_bytes, quantization_config
 

@@ -20,20 +20,19 @@ Train, validation and test are disjoint by construction: an operator with its op
 and wording, belongs to exactly one split, by a hash.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import add, mul, sub
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from evolign.errors import ConfigError, unknown_name
 from evolign.seeding import stream
+from evolign.tasks.generated import pick, split_of
 from evolign.types import Example
 
-T = TypeVar("T")
 Pair = tuple[int, int]
 
 MARKER = "####"
@@ -63,7 +62,6 @@ STORIES = {
     ),
 }
 
-TRAIN_PERCENT, VALIDATION_PERCENT = 70, 15  # of all operand pairs; the rest is the test split
 EASY_SHARE = 0.2  # of all problems: no carry, so that the sloppy answer is right
 ATTEMPTS_PER_PROBLEM = 200  # draws without a new text, after which a split counts as exhausted
 
@@ -155,11 +153,11 @@ def distinct_problems(split: str, kinds: Sequence[str], count: int, seed: int) -
 
 def draw_problem(rng: np.random.Generator, split: str, kind: str) -> Problem:
     """A random problem of one kind from a split."""
-    symbol = SYMBOLS[kind] if kind in SYMBOLS else _pick(rng, tuple(STORIES))
+    symbol = SYMBOLS[kind] if kind in SYMBOLS else pick(rng, tuple(STORIES))
     hard, easy = _operand_pairs(split, symbol)
-    x, y = _pick(rng, easy if rng.random() < EASY_SHARE else hard)
-    wording = _pick(rng, STORIES[symbol] if kind == "story" else FORMULAS[symbol])
-    text = wording.format(name=_pick(rng, NAMES), things=_pick(rng, THINGS), x=x, y=y)
+    x, y = pick(rng, easy if rng.random() < EASY_SHARE else hard)
+    wording = pick(rng, STORIES[symbol] if kind == "story" else FORMULAS[symbol])
+    text = wording.format(name=pick(rng, NAMES), things=pick(rng, THINGS), x=x, y=y)
     return _solve(kind, f"{text}\n", symbol, x, y)
 
 
@@ -199,21 +197,9 @@ def _operand_pairs(split: str, symbol: str) -> tuple[list[Pair], list[Pair]]:
     easy: list[Pair] = []
     for x in range(10, 100):
         for y in {"+": range(10, 100), "-": range(10, x), "*": range(2, 10)}[symbol]:
-            if _split_of(symbol, x, y) == split:
+            if split_of(f"{min(x, y)}{symbol}{max(x, y)}") == split:  # whatever their order
                 (hard if _carry(symbol, x, y) else easy).append((x, y))
     return hard, easy
-
-
-def _split_of(symbol: str, x: int, y: int) -> str:
-    """The split of a pair, by a hash that ignores the operands' order."""
-    percentile = zlib.crc32(f"{min(x, y)}{symbol}{max(x, y)}".encode()) % 100
-    if percentile < TRAIN_PERCENT:
-        return "train"
-    return "validation" if percentile < TRAIN_PERCENT + VALIDATION_PERCENT else "test"
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]
 
 
 def _examples(

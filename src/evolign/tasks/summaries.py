@@ -17,7 +17,6 @@ exactly one split, by a hash. The variant "ood" has the same kind of summary and
 more of them, and things and places that no text of the variant "plain" names.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,6 +25,7 @@ import numpy as np
 
 from evolign.errors import ConfigError, unknown_name
 from evolign.seeding import stream
+from evolign.tasks.generated import pick, split_of
 from evolign.types import Example
 
 T = TypeVar("T")
@@ -82,7 +82,6 @@ ASIDES = {
 NUM_ASIDES = {"plain": (0, 2), "ood": (1, 2)}
 """The least and the most sentences that do not matter."""
 
-TRAIN_PERCENT, VALIDATION_PERCENT = 70, 15  # of all triples; the rest is the test split
 ATTEMPTS_PER_TEXT = 200  # draws without a new text, after which a split counts as exhausted
 
 
@@ -172,9 +171,9 @@ def distinct_stories(split: str, variant: str, count: int, seed: int) -> list[St
 def draw_story(rng: np.random.Generator, split: str, variant: str) -> Story:
     """A random story of a variant from a split."""
     facts = _draw_facts(rng, split, variant)
-    opening = _pick(rng, OPENINGS[variant]).format(**facts)
-    deed = _pick(rng, DEEDS[variant]).format(**facts)
-    rival = _pick(rng, RIVALS[variant]).format(**facts)
+    opening = pick(rng, OPENINGS[variant]).format(**facts)
+    deed = pick(rng, DEEDS[variant]).format(**facts)
+    rival = pick(rng, RIVALS[variant]).format(**facts)
     least, most = NUM_ASIDES[variant]
     count = int(rng.integers(least, most + 1))
     asides = [aside.format(**facts) for aside in _several(rng, ASIDES[variant], count)]
@@ -186,35 +185,23 @@ def draw_story(rng: np.random.Generator, split: str, variant: str) -> Story:
 def _draw_facts(rng: np.random.Generator, split: str, variant: str) -> dict[str, str]:
     while True:
         people = [
-            _pick(rng, WOMEN),
-            _pick(rng, MEN),
+            pick(rng, WOMEN),
+            pick(rng, MEN),
         ]  # one of each, so that "she" and "he" are never in doubt
         name, other = _several(rng, people, 2)
         things, things2 = _several(rng, THINGS[variant], 2)
         place, place2 = _several(rng, PLACES[variant], 2)
-        if _split_of(name, things, place) == split:
+        if split_of(f"{name} {things} {place}") == split:
             break
     count, count2 = _several(rng, COUNTS, 2)
     verb, verb2 = _several(rng, VERBS, 2)
     she = "she" if name in WOMEN else "he"
     return {
-        "name": name, "verb": verb, "count": count, "things": things, "place": place, "day": _pick(rng, DAYS),
+        "name": name, "verb": verb, "count": count, "things": things, "place": place, "day": pick(rng, DAYS),
         "other": other, "verb2": verb2, "count2": count2, "things2": things2, "place2": place2,
         "she": she, "She": she.title(),
-        "mood": _pick(rng, MOODS), "weather": _pick(rng, WEATHERS), "look": _pick(rng, LOOKS),
+        "mood": pick(rng, MOODS), "weather": pick(rng, WEATHERS), "look": pick(rng, LOOKS),
     }  # fmt: skip
-
-
-def _split_of(name: str, things: str, place: str) -> str:
-    """The split of a triple, by a hash."""
-    percentile = zlib.crc32(f"{name} {things} {place}".encode()) % 100
-    if percentile < TRAIN_PERCENT:
-        return "train"
-    return "validation" if percentile < TRAIN_PERCENT + VALIDATION_PERCENT else "test"
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]
 
 
 def _several(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:
@@ -230,7 +217,7 @@ def _examples(split: str, stories: Sequence[Story], seed: int) -> list[Example]:
             id=f"{split}-{i}",
             prompt=story.prompt,
             completion=story.summary,
-            rejected=getattr(story, _pick(rng, WORSE)),
+            rejected=getattr(story, pick(rng, WORSE)),
         )
         for i, story in enumerate(stories)
     ]
