@@ -108,7 +108,8 @@ class TransformersEngine:
     ) -> np.ndarray:
         """See `Engine.logprobs`."""
         most_new = max(map(len, token_ids))
-        encoded = self._base.encode_prompts(examples, most_new)
+        distinct = {example.id: example for example in examples}
+        encoded = self._base.encode_prompts(distinct.values(), most_new)
         prompt_M = [(n, example.id) for n, example in zip(candidates, examples, strict=True)]
         longest: dict[tuple[int, str], int] = defaultdict(int)
         for (n, name), ids in zip(prompt_M, token_ids, strict=True):
