@@ -68,10 +68,7 @@ class Search:
             self.state = State(**saved[0])
         else:
             self.state = self._start(fitness, dim)
-        num_steps = config.evolution.generations * fitness.steps
-        self.strategy: Strategy = build_strategy(
-            config.strategy, dim, self.state.initial_sigma, config.seed, num_steps
-        )
+        self.strategy: Strategy = build_strategy(config.strategy, dim, self.state.initial_sigma, config.seed)
         self.best_theta_D = np.zeros(dim)
         if saved:
             arrays = saved[1]

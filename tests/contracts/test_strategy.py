@@ -68,15 +68,15 @@ def test_config_fields_are_constructor_arguments_with_the_same_defaults(name):
     arguments = inspect.signature(STRATEGIES[name]).parameters
     options = {key: argument.default for key, argument in arguments.items()}
     assert list(configured)[1:3] == ["population", "sigma"]
-    assert options.keys() - {"dim", "seed", "num_steps"} == configured.keys() - {"name"}
-    for key in options.keys() - {"dim", "seed", "num_steps", "population", "sigma"}:
+    assert options.keys() - {"dim", "seed"} == configured.keys() - {"name"}
+    for key in options.keys() - {"dim", "seed", "population", "sigma"}:
         assert options[key] == configured[key], key
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_build_strategy_hands_the_options_of_the_config_on(name):
     config = parse({"strategy": {"name": name, "population": 10}}).strategy
-    built = build_strategy(config, DIM, sigma=0.2, seed=3, num_steps=9)
+    built = build_strategy(config, DIM, sigma=0.2, seed=3)
     direct = STRATEGIES[name](DIM, population=10, sigma=0.2, seed=3)
     assert built.population == 10
     assert np.array_equal(advance(built, 3), advance(direct, 3))

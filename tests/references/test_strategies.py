@@ -167,15 +167,8 @@ def nats(step_D):
 
 def trust_region(slope_D=(1.0, -2.0, 0.5), generations=1, **options):
     """The steps of the mean up a linear slope, (generations, D)."""
-    options = {
-        "population": 8,
-        "sigma": 0.1,
-        "seed": 0,
-        "shaping": "mean",
-        "optimizer": "trust_region",
-        **options,
-    }
-    strategy = OpenAiEs(3, **options)
+    options = {"population": 8, "sigma": 0.1, "seed": 0, "shaping": "mean", **options}
+    strategy = OpenAiEs(3, optimizer="trust_region", **options)
     means = [strategy.mean]
     for generation in range(generations):
         theta_ND = strategy.ask()
@@ -196,23 +189,6 @@ def test_a_first_step_goes_along_the_estimate_whatever_the_divergence_is():
     """Unlike Adam's, which goes along its signs."""
     [step_D] = trust_region(orthogonal=True, population=6)
     assert step_D / np.linalg.norm(step_D) == pytest.approx(np.array([1.0, -2.0, 0.5]) / np.sqrt(5.25))
-
-
-@pytest.mark.parametrize(
-    "options", [{"optimizer": "sgd"}, {"optimizer": "adam"}, {"optimizer": "trust_region"}]
-)
-def test_a_linear_scheduler_lowers_what_sizes_the_step_to_nothing(options):
-    """Learning rate and trust region alike: a step of t of T as if they were 1 - t/T of themselves."""
-    slope_D, steps = np.array([1.0, -2.0, 0.5]), 4
-    with pytest.raises(ConfigError, match="needs num_steps"):
-        trust_region(scheduler="linear", **options)
-    found = trust_region(slope_D, steps + 1, scheduler="linear", num_steps=steps, **options)
-    for step in range(steps):
-        share = 1 - step / steps
-        fixed = {"learning_rate": share * 0.5, "trust_region": share * 0.01}
-        expected = trust_region(slope_D, step + 1, **fixed, **options)[step]
-        assert found[step] == pytest.approx(expected, rel=1e-12)
-    assert not found[steps].any(), "and stays there"
 
 
 def test_more_orthogonal_directions_than_dimensions_are_refused():

@@ -55,8 +55,6 @@ class OpenAiEsConfig(Section):
     """What follows the gradient estimate; trust_region is for likelihood fitness."""
     trust_region: Annotated[float, Field(gt=0)] = 0.01
     """Nats per completion by which a step of the optimizer trust_region may move the policy."""
-    scheduler: Literal["constant", "linear"] = "constant"
-    """linear: learning rate and trust region fall to 0 over evolution.generations."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999

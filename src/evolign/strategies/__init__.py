@@ -22,13 +22,10 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 }
 
 
-def build_strategy(config: StrategyConfig, dim: int, sigma: float, seed: int, num_steps: int) -> Strategy:
+def build_strategy(config: StrategyConfig, dim: int, sigma: float, seed: int) -> Strategy:
     """The strategy that `config` names, at the origin of a space of `dim` dimensions.
 
-    `sigma` is the initial step size as a number: `config.sigma` may still say "auto". `num_steps` is how
-    often it will be told fitness at most, over which a scheduler lowers its steps.
+    `sigma` is the initial step size as a number: `config.sigma` may still say "auto".
     """
     options = config.model_dump(exclude={"name", "sigma"})
-    if "scheduler" in options:
-        options["num_steps"] = num_steps
     return STRATEGIES[config.name](dim, sigma=sigma, seed=seed, **options)

@@ -34,8 +34,6 @@ class OpenAiEs:
     it moves the policy by that many nats, and less the more they disagree: Adam's rule with one second moment
     for all coordinates, which is that of the divergence a step along the estimate would cause.
 
-    Under the scheduler `linear` learning rate and trust region fall to 0 over `num_steps` generations.
-
     >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
     >>> strategy.tell(theta_ND, fitness_N=-((theta_ND - 1) ** 2).sum(axis=1))
@@ -56,13 +54,9 @@ class OpenAiEs:
         shaping: Literal["mean", "z_score", "centred_rank"] = "z_score",
         optimizer: Literal["sgd", "adam", "trust_region"] = "adam",
         trust_region: float = 0.01,
-        scheduler: Literal["constant", "linear"] = "constant",
-        num_steps: int | None = None,
         beta1: float = 0.9,
         beta2: float = 0.999,
     ) -> None:
-        if scheduler == "linear" and num_steps is None:
-            raise ConfigError("scheduler = 'linear' needs num_steps, over which steps fall")
         if antithetic and population % 2:
             raise ConfigError(
                 f"strategy.population = {population} must be even because sampling is antithetic; "
@@ -82,7 +76,6 @@ class OpenAiEs:
         self._antithetic, self._orthogonal = antithetic, orthogonal
         self._shape = SHAPINGS[shaping]
         self._optimizer, self._trust_region = optimizer, trust_region
-        self._falls_over = num_steps if scheduler == "linear" else None
         self._beta1, self._beta2 = beta1, beta2
         self._mean_D = np.zeros(dim)
         self._moment1_D = np.zeros(dim)
@@ -139,8 +132,7 @@ class OpenAiEs:
 
     def _step(self, gradient_D: np.ndarray, divergence: Divergence | None) -> np.ndarray:
         """Along the gradient, Adam's (Kingma and Ba 2015, Algorithm 1), or that of the trust region."""
-        share = 1.0 if self._falls_over is None else max(0.0, 1 - self._generation / self._falls_over)
-        learning_rate = share * self._learning_rate * self._sigma
+        learning_rate = self._learning_rate * self._sigma
         if self._optimizer == "sgd":
             return learning_rate * gradient_D
         if self._optimizer == "adam":
@@ -151,7 +143,7 @@ class OpenAiEs:
         shrink = self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D)
         nats = divergence(shrink * gradient_D) / shrink**2
         first_D, second = self._moments(gradient_D, np.array([nats]))
-        return np.sqrt(share * self._trust_region / np.maximum(second, 1e-300)) * first_D
+        return np.sqrt(self._trust_region / np.maximum(second, 1e-300)) * first_D
 
     def _moments(self, gradient_D: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Moving averages of the gradient and of its square, in whatever sense, without their bias."""
