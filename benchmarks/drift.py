@@ -3,9 +3,10 @@
     python benchmarks/drift.py runs/study/B --json
 
 KL(warm start || result) in nats per token, over the whole vocabulary, on the task's test prompts with their
-worked solutions and on text of another kind (the summaries of the other model in the package). And a skill
-that no reward asked for: made to begin with the marker, the pretrained model writes an answer at once, right
-but for the carry; counted is how often the result still does, greedily. Mean over seeds, lowest to highest.
+worked solutions and on text of another kind (the summaries of the other model in the package). And a habit
+that no reward asked for: made to begin with the marker, the pretrained model writes an answer at once,
+without its carry, so mostly wrong; counted is how often the result still writes the same, greedily. Mean over
+seeds, lowest to highest.
 """
 
 import argparse

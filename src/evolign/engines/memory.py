@@ -12,6 +12,8 @@ GIB = 2**30
 CPU_LIMIT_GB = 4.0
 MOST_ROWS_ON_CPU = 512
 """More rows at once fall out of the processor's caches: 1,600 gave 0.8 of the tokens/s of 512."""
+MOST_READINGS_ON_CPU = 96
+"""The same of completions that are read, many tokens at once: 512 gave 0.7 of the tokens/s of 96."""
 
 
 def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:

@@ -21,6 +21,7 @@ from evolign.engines.forward import check_cached
 from evolign.engines.linear import OneDnnLinear
 from evolign.engines.memory import (
     GIB,
+    MOST_READINGS_ON_CPU,
     MOST_ROWS_ON_CPU,
     budget_bytes,
     bytes_per_reading,
@@ -94,6 +95,7 @@ class TransformersEngine:
             generate,
             [len(row.prompt) for row in rows],
             lambda length: bytes_per_row(self._base.model, length, new_tokens),
+            MOST_ROWS_ON_CPU,
         )
         shape = (len(population), len(examples_NP[0]), sampling.samples_per_prompt)
         return self._rollouts(tokens, shape, time.perf_counter() - started)
@@ -133,6 +135,7 @@ class TransformersEngine:
             score,
             [longest[prompt] for prompt in prompt_M],  # keeps together what follows one prompt
             lambda length: bytes_per_reading(self._base.model, length, most_new),
+            MOST_READINGS_ON_CPU,
         )
         return np.array([np.pad(row_T, (0, most_new - len(row_T))) for row_T in logprob_MT])
 
@@ -157,7 +160,11 @@ class TransformersEngine:
         return torch.tensor(list(numbers), device=self._base.model.device)
 
     def _in_micro_batches(
-        self, work: Callable[[list[int]], list[T]], length: Sequence[int], need: Callable[[int], int]
+        self,
+        work: Callable[[list[int]], list[T]],
+        length: Sequence[int],
+        need: Callable[[int], int],
+        most_on_cpu: int,
     ) -> list[T]:
         """`work` on all rows by number, longest first, in micro-batches that fit the memory.
 
@@ -166,7 +173,7 @@ class TransformersEngine:
         order = sorted(range(len(length)), key=lambda i: -length[i])
         results: dict[int, T] = {}
         while order:
-            size = self._rows_at_once(need(length[order[0]]))
+            size = self._rows_at_once(need(length[order[0]]), most_on_cpu)
             batch, rest = order[:size], order[size:]
             done: list[T] | None = None
             with suppress(torch.OutOfMemoryError):
@@ -178,10 +185,10 @@ class TransformersEngine:
                 order = rest
         return [results[i] for i in range(len(length))]
 
-    def _rows_at_once(self, bytes_of_a_row: int) -> int:
+    def _rows_at_once(self, bytes_of_a_row: int, most_on_cpu: int) -> int:
         if self._micro_batch_size != "auto":
             return self._micro_batch_size
-        most = MOST_ROWS_ON_CPU if self._base.model.device.type == "cpu" else sys.maxsize
+        most = most_on_cpu if self._base.model.device.type == "cpu" else sys.maxsize
         return max(1, min(most, int(self._budget // bytes_of_a_row)))
 
     def _halve(self, size: int) -> None:

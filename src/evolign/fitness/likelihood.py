@@ -181,7 +181,8 @@ class LikelihoodFitness:
         if self._config.evolution.prompt_sharing == "shared":
             return everyone_reads_everything(num_candidates, len(batch.examples)), np.ones(num_candidates)
         part_J = parts(batch, self._options.reads)
-        part_N = np.arange(num_candidates) % (num_candidates // 2) % (part_J.max() + 1)
+        pair_N = np.arange(num_candidates) % (num_candidates // 2)
+        part_N = pair_N % (part_J.max() + 1)
         reader_M, read_M = np.nonzero(part_N[:, None] == part_J)
         return (reader_M, read_M), num_candidates / np.bincount(part_N)[part_N]
 
