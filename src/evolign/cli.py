@@ -231,14 +231,16 @@ def list_() -> None:
 
 def print_result(result: Any) -> None:
     """Before and after of a run, and where everything is."""
-    from evolign.policy.export import exported
-
     summary = result.summary
     print_metrics({"before": summary["baseline"], "after": summary["final"]})
+    if "exported_generation" in summary:
+        exported = f"the mean of generation {summary['exported_generation']} of {summary['generations']}"
+    else:
+        exported = f"step {summary['exported_step']} of {summary['steps']}"
     typer.echo(
         f"{summary['completions']:,} completions, {summary['generated_tokens']:,} tokens, "
         f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**20:,.0f} MiB.\n"
-        f"Exported {exported(summary)} (best on validation): {result.weights}\nRun directory: {result.path}"
+        f"Exported {exported} (best on validation): {result.weights}\nRun directory: {result.path}"
     )
 
 

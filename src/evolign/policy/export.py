@@ -95,15 +95,14 @@ def _card(
             f"| {name} | {before} | {after} |" for name, (before, after) in zip(names, cells, strict=True)
         ),
         num=summary["num_examples"],
-        exported=exported(summary),
+        exported=_exported(summary),
         completions=summary["completions"],
         seconds=summary["seconds"],
         code=code,
     )
 
 
-def exported(summary: Mapping[str, Any]) -> str:
-    """What a result.json says was exported."""
+def _exported(summary: Mapping[str, Any]) -> str:
     if "exported_generation" in summary:
         return f"the mean of generation {summary['exported_generation']} of {summary['generations']}"
     return f"step {summary['exported_step']} of {summary['steps']}"
