@@ -10,6 +10,7 @@ from evolign.display import Progress
 from evolign.errors import ConfigError, RunError
 from evolign.methods import LIVE_ROWS, Result, resume, run
 from evolign.policy.base_model import BaseModel
+from evolign.policy.borrowing import given_back
 from evolign.recipe import load, parse
 from evolign.tasks.rows import Rows
 
@@ -70,17 +71,12 @@ def evolve(
 
 @contextmanager
 def _given_back(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Restore what a base model is set to: evaluation mode, frozen parameters, a padding token."""
-    training = [(module, module.training) for module in model.modules()]
-    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    """Restore what becomes of a model and its tokenizer when they are made a base model, and by training."""
     pad_token = tokenizer.pad_token
     try:
-        yield
+        with given_back(model):
+            yield
     finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, learns in learning:
-            parameter.requires_grad_(learns)
         tokenizer.pad_token = pad_token
 
 

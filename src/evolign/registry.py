@@ -1,8 +1,10 @@
 """Everything that can be named in a recipe, with one line about each."""
 
 import ast
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from evolign.engines import ENGINES
 from evolign.fitness import FITNESS
@@ -17,24 +19,24 @@ DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 
 def registries() -> dict[str, dict[str, str]]:
     """Names by kind, each with the first line of its documentation."""
-    return {
-        "methods": {name: _about(target) for name, target in METHODS.items()},
-        "tasks": {name: _about(target) for name, target in TASKS.items()},
-        "rewards": {name: _about(target) for name, target in REWARDS.items()},
-        "fitness": {name: _about(f"{made.__module__}:{made.__name__}") for name, made in FITNESS.items()},
-        "strategies": {
-            name: _about(f"{made.__module__}:{made.__name__}") for name, made in STRATEGIES.items()
-        },
-        "spaces": {name: _about(target) for name, target in SPACES.items()},
-        "engines": {name: _about(target) for name, target in ENGINES.items()},
+    kinds: dict[str, Mapping[str, Any]] = {
+        "methods": METHODS,
+        "tasks": TASKS,
+        "rewards": REWARDS,
+        "fitness": FITNESS,
+        "strategies": STRATEGIES,
+        "spaces": SPACES,
+        "engines": ENGINES,
     }
+    return {kind: {name: _about(made) for name, made in entries.items()} for kind, entries in kinds.items()}
 
 
-def _about(target: str) -> str:
-    """What `package.module:name` is: the first line of the function's or the class's module's docstring.
+def _about(made: Any) -> str:
+    """What a class, or `package.module:name`, is: the first line of its function's or its module's docstring.
 
     It is read from the source, so that nothing heavy is imported.
     """
+    target = made if isinstance(made, str) else f"{made.__module__}:{made.__name__}"
     module, name = target.split(":")
     source = find_spec(module)
     assert source is not None and source.origin is not None, target

@@ -29,16 +29,20 @@ def in_place_cache(config: Any) -> Cache:
 
 def is_recurrent(cache: Cache) -> bool:
     """Whether a layer (linear attention, state spaces) holds a state that cannot go on by several tokens."""
-    return any(hasattr(layer, "recurrent_states") for layer in cache.layers)
+    return any(map(_has_state, cache.layers))
 
 
 def select_rows(cache: Cache, row_B: Tensor) -> None:
     """Keep these rows, in this order and as often as they are named."""
     for layer in cache.layers:
-        if hasattr(layer, "recurrent_states"):
+        if _has_state(layer):
             layer.reorder_cache(row_B)
         else:
             layer.batch_select_indices(row_B)
+
+
+def _has_state(layer: Any) -> bool:
+    return hasattr(layer, "recurrent_states")
 
 
 class _InPlaceLayer(DynamicLayer):

@@ -110,8 +110,7 @@ class TransformersEngine:
     ) -> np.ndarray:
         """See `Engine.logprobs`."""
         most_new = max(map(len, token_ids))
-        distinct = {example.id: example for example in examples}
-        encoded = self._base.encode_prompts(distinct.values(), most_new)
+        encoded = self._base.encode_prompts(examples, most_new)
         prompt_M = [(n, example.id) for n, example in zip(candidates, examples, strict=True)]
         longest: dict[tuple[int, str], int] = defaultdict(int)
         for (n, name), ids in zip(prompt_M, token_ids, strict=True):
@@ -141,11 +140,11 @@ class TransformersEngine:
 
     def _rows(self, examples_NP: Sequence[Sequence[Example]], sampling: Sampling) -> Iterator[_Row]:
         """One row per candidate, prompt and sample, in this order."""
-        distinct = {example.id: example for row in examples_NP for example in row}
-        encoded = self._base.encode_prompts(distinct.values(), sampling.max_new_tokens)
+        everyone = (example for row in examples_NP for example in row)
+        encoded = self._base.encode_prompts(everyone, sampling.max_new_tokens)
         noise_keys = {
             name: [key(sampling.noise_seed, "token", name, s) for s in range(sampling.samples_per_prompt)]
-            for name in distinct
+            for name in encoded
         }
         for candidate, examples in enumerate(examples_NP):
             for example in examples:

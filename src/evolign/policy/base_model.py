@@ -74,9 +74,9 @@ class BaseModel:
         return [*ids, self.tokenizer.eos_token_id or self.eos_token_ids[0]]
 
     def encode_prompts(self, examples: Iterable[Example], max_new_tokens: int) -> dict[str, list[int]]:
-        """Token ids by example id. Raises ConfigError if a prompt is empty or leaves no room."""
+        """Token ids by example id, each encoded once. Raises ConfigError for an empty or too long prompt."""
         encoded = {}
-        for example in examples:
+        for example in {example.id: example for example in examples}.values():
             tokens = self.encode(example.prompt)
             if not tokens:
                 raise ConfigError(f"prompt {_shown(example)} has no tokens; a prompt needs at least one")

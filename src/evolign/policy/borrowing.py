@@ -20,6 +20,7 @@ def given_back(model: PreTrainedModel) -> Iterator[None]:
     modules = [
         (module, set(vars(module)), _flags(module), dict(module._forward_hooks)) for module in model.modules()
     ]
+    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     settings = [vars(owner) for owner in (model.config, model.generation_config)]
     kept = copy.deepcopy(settings)
     try:
@@ -34,7 +35,8 @@ def given_back(model: PreTrainedModel) -> Iterator[None]:
         for now, before in zip(settings, kept, strict=True):
             now.clear()
             now.update(before)
-        model.eval().requires_grad_(False)
+        for parameter, learns in learning:
+            parameter.requires_grad_(learns)
 
 
 def _flags(module: nn.Module) -> dict[str, Any]:
