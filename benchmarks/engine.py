@@ -51,8 +51,9 @@ class NoSpace:
     """A search space without a single coordinate: the base model as it is."""
 
     dim = 0
+    subspaces = None
 
-    def shared_factors(self) -> Any:
+    def shared_factors(self, population: Any) -> Any:
         return iter(())
 
     def scales(self, population: Any) -> tuple[torch.Tensor, torch.Tensor]:

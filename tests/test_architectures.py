@@ -61,4 +61,4 @@ def test_an_adapter_is_warm_started_on_rows_and_explores_singular_values(
     config = parse({"adapter": {"rank": 4, "target_modules": targets, "warm_start": warm_start}})
     policy = load_policy(config, published, ROWS, tmp_path / "start")
     assert any(lora.B.abs().max() > 0 for lora in policy.adapter.modules.values())
-    assert len(policy.space.coordinates()) == 2 * 4 * len(policy.adapter.modules)
+    assert policy.space.dim == 2 * 4 * len(policy.adapter.modules)

@@ -208,6 +208,10 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
         # settings that do not go together
         ("fitness={name: likelihood}", "sampling.samples_per_prompt = 1: .* use 2 or more"),
         ("strategy={name: openai_es, optimizer: trust_region}", "'trust_region' sizes steps by .* use adam"),
+        (
+            "space={name: lora}",
+            "space.name = 'lora' .* strategy.name = 'cma_es' does as it is set; use openai_es",
+        ),
         ("fitness.name=likelyhood", "fitness.name = 'likelyhood': .*Did you mean 'likelihood'"),
         # wrong types
         ("adapter.rank=four", "adapter.rank = 'four': input should be a valid integer"),

@@ -16,8 +16,9 @@ from evolign.config import EssaConfig
 from evolign.engines import Engine
 from evolign.errors import EngineError
 from evolign.generation import change_rate
-from evolign.seeding import stream
-from evolign.types import Example, Population, Sampling
+from evolign.policy.space import SearchSpace
+from evolign.seeding import key, stream
+from evolign.types import Example, Population, Sampling, Subspace
 
 FIRST_SIGMA = 0.05
 FACTOR = 4.0
@@ -41,22 +42,35 @@ class Calibration:
     seconds: float
 
 
+def candidates_at(space: SearchSpace, config: EssaConfig) -> Callable[[float], Population]:
+    """By step size: candidates around theta = 0 in the same random directions, and 0 as the last row."""
+    dim, subspace = space.dim, None
+    if space.subspaces is not None:
+        dim = space.subspaces.dim
+        subspace = Subspace(np.zeros(space.dim), key(config.seed, "calibration", "subspace"))
+    direction_ND = stream(config.seed, "calibration").standard_normal((config.calibration.candidates, dim))
+    return lambda sigma: Population(np.vstack([sigma * direction_ND, np.zeros(dim)]), subspace)
+
+
 def calibrate(
-    engine: Engine, dim: int, examples: Sequence[Example], sampling: Sampling, config: EssaConfig
+    engine: Engine,
+    population_at: Callable[[float], Population],
+    examples: Sequence[Example],
+    sampling: Sampling,
+    config: EssaConfig,
 ) -> Calibration:
-    """Find the sigma at which candidates around theta = 0 change the wanted share of completions.
+    """Find the sigma at which candidates around theta = 0 (`candidates_at`) change the wanted share.
 
     Raises EngineError where no step size changes completions, or every one does.
     """
     wanted = config.calibration.change_rate
-    direction_ND = stream(config.seed, "calibration").standard_normal((config.calibration.candidates, dim))
     prompts = examples[: config.calibration.prompts]
     completions = tokens = 0
 
     def rate_at(sigma: float) -> float:
         nonlocal completions, tokens
-        theta_ND = np.vstack([sigma * direction_ND, np.zeros(dim)])
-        rollouts = engine.generate(Population(theta_ND), [prompts] * len(theta_ND), sampling)
+        population = population_at(sigma)
+        rollouts = engine.generate(population, [prompts] * len(population), sampling)
         completions += rollouts.num_completions
         tokens += rollouts.num_tokens
         return change_rate(rollouts.text_NPS)

@@ -1,4 +1,4 @@
-"""ESSA from end to end: warm start, evolution of singular values, test, export (arXiv 2507.04453v3)."""
+"""ESSA from end to end: warm start, evolution of the adapter, test, export (arXiv 2507.04453v3)."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from evolign.tasks.scoring import Scorer
 
 
 def essa(config: EssaConfig, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
-    """ESSA: evolution of the singular values of a LoRA adapter after a short supervised warm start.
+    """ESSA: evolution of a LoRA adapter after a short supervised warm start.
 
     Runs, or goes on with, the method in `run`; returns what result.json holds.
     """
@@ -33,11 +33,10 @@ def essa(config: EssaConfig, run: RunDir, task: Task, base: BaseModel, progress:
             progress.say(_starting_point(config, task))
         policy = load_policy(config, base, task.warmup, run.warm_start)
         progress.say(
-            f"Searching {policy.space.dim} singular values of {len(policy.adapter.modules)} layers with "
-            f"{config.strategy.name}, population {config.strategy.population}."
+            f"Searching {policy.space} with {config.strategy.name}, population {config.strategy.population}."
         )
         with build_engine(config.engine, policy) as engine:
-            outcome = evolve(config, run, task, engine, scorer, policy.space.dim, progress)
+            outcome = evolve(config, run, task, engine, scorer, policy.space, progress)
             summary = final_test(config, run, task, engine, scorer, outcome, progress)
     with run.replacing(run.adapter) as folder:
         write_adapter(policy.space.decode(outcome.theta_D), folder, summary)

@@ -15,6 +15,7 @@ from evolign.config import EssaConfig
 from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.fitness import build_fitness
+from evolign.policy.space import SearchSpace
 from evolign.rundir import RunDir
 from evolign.search import Search, State
 from evolign.tasks.base import Task
@@ -38,16 +39,16 @@ def evolve(
     task: Task,
     engine: Engine,
     scorer: Scorer,
-    dim: int,
+    space: SearchSpace,
     progress: Progress,
 ) -> Outcome:
-    """Maximise the task's reward over the D-dimensional search space behind `engine`.
+    """Maximise the task's reward over the search space behind `engine`.
 
     Goes on from the newest checkpoint in `run`. Raises ConfigError, RewardError, EngineError or RunError;
     what was checkpointed before is then intact.
     """
     fitness = build_fitness(config, task, engine, scorer)
-    search = Search(config, run, task, engine, scorer, fitness, dim, progress)
+    search = Search(config, run, task, engine, scorer, fitness, space, progress)
     progress.begin(config.evolution.generations, config.evolution.max_minutes)
     state, strategy = search.state, search.strategy
     while not (stopped := search.stop_reason()):
@@ -56,9 +57,9 @@ def evolve(
         batch = fitness.draw(strategy.mean, state.generation)
         search.count(batch.cost)
         for _ in range(fitness.steps):
-            theta_ND = strategy.ask()
-            judged = fitness.judge(theta_ND, strategy.mean, batch)
-            search.tell(theta_ND, judged)
+            population = search.ask()
+            judged = fitness.judge(population, batch)
+            search.tell(population, judged)
         row = search.describe(judged, batch.cost + judged.cost)
         state.seconds += time.perf_counter() - started
         if search.validation_is_due():

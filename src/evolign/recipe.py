@@ -47,9 +47,10 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
     if method not in CONFIGS:
         raise unknown_name("method", method, CONFIGS)
     kind = CONFIGS[method]
-    for section in ("task", "fitness", "strategy"):
-        if section in kind.model_fields and isinstance(tree.get(section), dict):
-            tree[section].setdefault("name", kind.model_fields[section].default.name)
+    for section in ("task", "space", "fitness", "strategy"):
+        default = getattr(kind.model_fields.get(section), "default", None)
+        if default is not None and isinstance(tree.get(section), dict):
+            tree[section].setdefault("name", default.name)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:

@@ -12,14 +12,16 @@ from evolign.display import Progress
 from evolign.engines import Engine
 from evolign.evaluation import evaluate_split, ranking
 from evolign.fitness import Cost, Fitness, Judgement
+from evolign.policy.space import SearchSpace
 from evolign.provenance import peak_memory_bytes
 from evolign.result import keep_samples
 from evolign.rundir import RunDir
-from evolign.strategies import build_strategy
+from evolign.strategies import RandomSubspaces, build_strategy
 from evolign.strategies.base import Strategy
 from evolign.tally import Tally
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
+from evolign.types import Population
 
 FAILED_WARNING = 0.5
 """Share of a generation's rewards that hang or crash before the user is told, once."""
@@ -54,7 +56,7 @@ class Search:
         engine: Engine,
         scorer: Scorer,
         fitness: Fitness,
-        dim: int,
+        space: SearchSpace,
         progress: Progress,
     ) -> None:
         self._config, self._run, self._task = config, run, task
@@ -67,9 +69,9 @@ class Search:
         if saved:
             self.state = State(**saved[0])
         else:
-            self.state = self._start(fitness, dim)
-        self.strategy: Strategy = build_strategy(config.strategy, dim, self.state.initial_sigma, config.seed)
-        self.best_theta_D = np.zeros(dim)
+            self.state = self._start(fitness, space)
+        self.strategy = self._build_strategy(space)
+        self.best_theta_D = np.zeros(space.dim)
         if saved:
             arrays = saved[1]
             self.best_theta_D = arrays.pop("best_theta_D")
@@ -78,11 +80,18 @@ class Search:
         else:
             self.record(self.validate())
 
-    def _start(self, fitness: Fitness, dim: int) -> State:
+    def _build_strategy(self, space: SearchSpace) -> Strategy:
+        config, sigma, subspaces = self._config, self.state.initial_sigma, space.subspaces
+        if subspaces is None:
+            return build_strategy(config.strategy, space.dim, sigma, config.seed)
+        inner = build_strategy(config.strategy, subspaces.dim, sigma, config.seed)
+        return RandomSubspaces(inner, space.dim, subspaces.lift, config.seed)
+
+    def _start(self, fitness: Fitness, space: SearchSpace) -> State:
         sigma = self._config.strategy.sigma
         if sigma != "auto":
             return State(initial_sigma=sigma)
-        found = fitness.calibrate(dim)
+        found = fitness.calibrate(space)
         self._progress.say(f"sigma = {found.sigma:.3g} (calibrated: {found.told})")
         return State(
             initial_sigma=found.sigma,
@@ -107,11 +116,17 @@ class Search:
         state.generated_tokens += cost.num_tokens
         state.count_failures(cost)
 
-    def tell(self, theta_ND: np.ndarray, judged: Judgement) -> None:
+    def ask(self) -> Population:
+        """The candidates of a step, and the mean as the last row."""
+        theta_ND, subspace = self.strategy.ask(), self.strategy.subspace
+        mean = self.strategy.mean if subspace is None else np.zeros(theta_ND.shape[1])
+        return Population(np.vstack([theta_ND, mean]), subspace)
+
+    def tell(self, population: Population, judged: Judgement) -> None:
         """Hand the strategy what was found, and count what that has cost."""
         self.count(judged.cost)
         started = time.perf_counter()
-        self.strategy.tell(theta_ND, judged.fitness_N, judged.step_scale, judged.divergence)
+        self.strategy.tell(population.theta_ND[:-1], judged.fitness_N, judged.step_scale, judged.divergence)
         self._seconds_update = time.perf_counter() - started
 
     def describe(self, judged: Judgement, cost: Cost) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Shape letters, used as suffixes of array names throughout the project:
 
     N  candidates of a population      P  prompts of a batch      S  samples per prompt
     D  dimensions of the search space  R  rank of a LoRA adapter  T  tokens
-    B  rows of a micro-batch           V  vocabulary
+    B  rows of a micro-batch           V  vocabulary              K  dimensions of a subspace
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Subspace:
+    """A random slice of a search space that is too large for candidates of their own: a point and a seed."""
+
+    origin_D: np.ndarray
+    """The point that the coordinates 0 stand for."""
+    seed: int
+    """Of the directions, which are the same on every machine."""
+
+
+@dataclass(frozen=True)
 class Population:
-    """The candidates of one generation: what crosses the engine's boundary in place of weights."""
+    """The candidates of one step: what crosses the engine's boundary in place of weights."""
 
     theta_ND: np.ndarray
-    """float64, shape (N, D); the zero vector is the policy that the search started from."""
+    """float64, shape (N, D); the zero vector is the policy that the search started from. In a subspace:
+    coordinates, (N, K), of which the zero vector is the subspace's origin."""
+    subspace: Subspace | None = None
 
     def __len__(self) -> int:
         return len(self.theta_ND)

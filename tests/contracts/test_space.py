@@ -1,6 +1,7 @@
 """What every search space promises, and what the space of singular values is."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pkgutil import resolve_name
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 from evolign.errors import ConfigError
 from evolign.policy import SPACES
 from evolign.policy.adapter import Adapter, Lora
+from evolign.policy.lora import LoraFactors
 from evolign.policy.policy import Policy
 from evolign.policy.singular_values import SingularValues
-from evolign.policy.space import SearchSpace
-from evolign.types import Population
+from evolign.policy.space import SearchSpace, SharedFactors
+from evolign.types import Population, Subspace
 
 RANK = 6
 SIDES = {"wide": (20, 9), "tall": (8, 31), "square": (12, 12), "square too": (12, 12), "smallest": (6, 6)}
 """Input and output width of each adapted layer; the last two sides equal the rank."""
+ANY = Population(np.zeros((1, 0)))
 FLOAT32 = 1e-5
 """Relative error of a product of five float32 matrices of these sizes: some tens of roundings of 6e-8."""
 
@@ -39,9 +42,18 @@ def update(lora: Lora) -> np.ndarray:
 
 def shared_update(space: SearchSpace, theta_D: np.ndarray) -> dict[str, np.ndarray]:
     """What the engine adds to each layer, as a dense matrix (out, in)."""
-    a, b = (scale[0].double().numpy() for scale in space.scales(Population(theta_D[None])))
+    return shared_updates(space, Population(theta_D[None]))[0]
+
+
+def shared_updates(space: SearchSpace, population: Population) -> list[dict[str, np.ndarray]]:
+    """The same of every candidate."""
+    factors, (a_NK, b_NK) = list(space.shared_factors(population)), space.scales(population)
+    return [dense(factors, a.double().numpy(), b.double().numpy()) for a, b in zip(a_NK, b_NK, strict=True)]
+
+
+def dense(factors: list[SharedFactors], a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
     dense, start = {}, 0
-    for layer in space.shared_factors():
+    for layer in factors:
         stop = start + layer.V_A.shape[1]
         V_A, Q, U_B = (factor.double().numpy() for factor in (layer.V_A, layer.Q, layer.U_B))
         dense[layer.name] = layer.scaling * (U_B * b[start:stop]) @ Q @ (V_A * a[start:stop]).T
@@ -78,12 +90,6 @@ def test_the_origin_decodes_to_the_starting_adapter_bit_for_bit(
         assert found.scaling == lora.scaling
 
 
-def test_every_dimension_has_a_name_of_its_own(make: Callable[..., Any]) -> None:
-    space = make(adapter())
-    names = space.coordinates()
-    assert len(names) == len(set(names)) == space.dim > 0
-
-
 @pytest.mark.parametrize("trained", [True, False])
 def test_the_engines_factors_are_the_decoded_update(make: Callable[..., Any], trained: bool) -> None:
     space = make(adapter(trained=trained))
@@ -98,25 +104,34 @@ def test_the_engines_factors_are_the_decoded_update(make: Callable[..., Any], tr
             assert_close(dense[name], update(lora), name)
 
 
+def population(space: SearchSpace, count: int) -> Population:
+    """Random candidates where the space can hold several."""
+    rng = np.random.default_rng(2)
+    if space.subspaces is None:
+        return Population(rng.standard_normal((count, space.dim)))
+    subspace = Subspace(0.3 * rng.standard_normal(space.dim), 7)
+    return Population(0.1 * rng.standard_normal((count, space.subspaces.dim)), subspace)
+
+
 def test_candidates_do_not_depend_on_the_company_they_are_in(make: Callable[..., Any]) -> None:
     space = make(adapter())
-    theta_ND = np.random.default_rng(2).standard_normal((5, space.dim))
-    before = theta_ND.copy()
-    together = space.scales(Population(theta_ND))
+    everyone = population(space, 5)
+    before = everyone.theta_ND.copy()
+    together = space.scales(everyone)
     for n in range(5):
-        alone = space.scales(Population(theta_ND[n : n + 1]))
+        alone = space.scales(replace(everyone, theta_ND=everyone.theta_ND[n : n + 1]))
         assert all(torch.equal(t[n : n + 1], a) for t, a in zip(together, alone, strict=True))
-    first = space.decode(theta_ND[0])
-    space.decode(theta_ND[1])
-    again = space.decode(theta_ND[0])
+    assert np.array_equal(everyone.theta_ND, before)
+    one, other = np.random.default_rng(3).standard_normal((2, space.dim))
+    first = space.decode(one)
+    space.decode(other)
+    again = space.decode(one)
     assert all(torch.equal(first.modules[name].A, again.modules[name].A) for name in SIDES)
-    assert np.array_equal(theta_ND, before)
 
 
-def test_every_coordinate_moves_the_update_of_the_layer_it_names_and_of_no_other(
-    make: Callable[..., Any],
-) -> None:
-    space = make(adapter())
+def test_every_singular_value_moves_the_update_of_the_layer_it_names_and_of_no_other() -> None:
+    space = SingularValues(adapter())
+    assert len(set(space.coordinates())) == space.dim
     origin = space.decode(np.zeros(space.dim))
     for i, name in enumerate(space.coordinates()):
         moved = space.decode(0.5 * np.eye(space.dim)[i])
@@ -134,7 +149,82 @@ def test_a_vector_of_another_length_is_refused(make: Callable[..., Any]) -> None
         with pytest.raises(ValueError, match=f"the space has {space.dim} dimensions"):
             space.decode(np.zeros(shape))
     with pytest.raises(ValueError, match=f"the space has {space.dim} dimensions"):
-        space.scales(Population(np.zeros((3, space.dim + 1))))
+        space.scales(Population(np.zeros((1, space.dim + 1))))
+
+
+# LoRA's weights, in subspaces
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("terms", [1, 4, 6, 20])
+def test_coordinates_of_a_subspace_are_the_lifted_step_to_the_engine_too(trained: bool, terms: int) -> None:
+    """More terms than a factor has rows or columns as well."""
+    space = LoraFactors(adapter(trained=trained), terms=terms)
+    assert space.subspaces is not None and space.subspaces.dim == 2 * (RANK + terms) * len(SIDES)
+    everyone = population(space, 4)
+    assert everyone.subspace is not None
+    for z_K, found in zip(everyone.theta_ND, shared_updates(space, everyone), strict=True):
+        theta_D = everyone.subspace.origin_D + space.subspaces.lift(everyone.subspace, z_K)
+        for name, lora in space.decode(theta_D).modules.items():
+            assert_close(found[name], update(lora), name)
+
+
+def test_a_subspace_is_a_function_of_its_seed_and_lifts_linearly() -> None:
+    space, again = LoraFactors(adapter()), LoraFactors(adapter())
+    assert space.subspaces is not None and again.subspaces is not None
+    one, other = (Subspace(np.zeros(space.dim), seed) for seed in (1, 2))
+    x, y = np.random.default_rng(0).standard_normal((2, space.subspaces.dim))
+    lifted = space.subspaces.lift(one, x)
+    assert not np.allclose(space.subspaces.lift(other, x), lifted)
+    assert np.array_equal(again.subspaces.lift(one, x), lifted)
+    assert np.allclose(space.subspaces.lift(one, 2 * x - y), 2 * lifted - space.subspaces.lift(one, y))
+
+
+@pytest.mark.parametrize("terms", [3, 8])
+def test_the_random_terms_are_white_noise_on_all_weights_of_a_factor(terms: int) -> None:
+    """Over many subspaces, the entries of their lifted standard normals have one variance per factor, and no
+    correlations: w_A^2 and w_B^2, whose ratio is |A| / |B|."""
+    lora = Lora(torch.full((2, 3), 4.0), torch.full((4, 2), 1.0), 1.0)
+    space = LoraFactors(Adapter({"layer": lora}, {}), terms=terms)
+    assert space.subspaces is not None
+    rng, count = np.random.default_rng(0), 4000
+    random = np.tile([False] * 2 + [True] * terms, 2)
+    lifted = np.array(
+        [
+            space.subspaces.lift(Subspace(np.zeros(14), seed), random * rng.standard_normal(len(random)))
+            for seed in range(count)
+        ]
+    )
+    covariance = lifted.T @ lifted / count
+    expected = np.diag([2.0] * 6 + [0.5] * 8)  # w_A w_B = 1
+    # five standard errors: products have variances of up to about 3 * 2**2
+    assert np.abs(covariance - expected).max() < 5 * np.sqrt(12 / count)
+
+
+def test_the_other_coordinates_are_the_singular_values_of_the_origin_wherever_it_is() -> None:
+    start = adapter()
+    space = LoraFactors(start, terms=2)
+    assert space.subspaces is not None
+    origin_D = np.random.default_rng(0).standard_normal(space.dim)
+    at_origin = space.decode(origin_D)
+    for layer, name in enumerate(SIDES):
+        for factor, column in (("A", 0), ("B", RANK + 2)):
+            step_K = np.zeros(space.subspaces.dim)
+            step_K[2 * (RANK + 2) * layer + column] = 1e-3
+            moved = space.decode(origin_D + space.subspaces.lift(Subspace(origin_D, 0), step_K))
+            before, after = (
+                np.linalg.svd(getattr(adapter.modules[name], factor).double().numpy())
+                for adapter in (at_origin, moved)
+            )
+            assert after.S[0] > before.S[0] + 1e-4
+            assert after.S[1:] == pytest.approx(before.S[1:], abs=1e-5)
+            assert np.abs((after.U[:, 0] * before.U[:, 0]).sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_several_candidates_without_a_subspace_are_refused() -> None:
+    space = LoraFactors(adapter())
+    with pytest.raises(ValueError, match="2 candidates in one subspace only"):
+        space.scales(Population(np.zeros((2, space.dim))))
 
 
 # Singular values
@@ -145,7 +235,7 @@ def test_the_number_of_dimensions_is_the_papers(alpha: float, policy: Callable[.
     """num_layers * 4 * rank * 2 (* alpha): two layers, four attention projections, both factors."""
     chosen = policy("llama", "attention")
     space = SingularValues(chosen.adapter, alpha=alpha)
-    assert space.dim == len(space.coordinates()) == 2 * 4 * 4 * 2 * alpha
+    assert space.dim == 2 * 4 * 4 * 2 * alpha
 
 
 @pytest.mark.parametrize(
@@ -259,7 +349,7 @@ def alternating_signs() -> Iterator[np.ndarray]:
 
 def test_an_untrained_adapter_gets_orthonormal_directions_from_the_runs_seed() -> None:
     start = adapter(trained=False)
-    first, again, other = (list(SingularValues(start, seed=seed).shared_factors()) for seed in (0, 0, 1))
+    first, again, other = (list(SingularValues(start, seed=seed).shared_factors(ANY)) for seed in (0, 0, 1))
     for layer, same, different in zip(first, again, other, strict=True):
         identity = torch.eye(RANK)
         assert torch.allclose(layer.U_B.T @ layer.U_B, identity, atol=1e-6)

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evolign.calibration import TOLERANCE, bisect, calibrate
+from evolign.calibration import TOLERANCE, bisect, calibrate, candidates_at
 from evolign.config import EssaConfig
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
@@ -28,6 +29,11 @@ from evolign.types import Example, Population, Rollouts, Sampling
 OPTIMUM = np.array([1.0, -2.0, 0.5, 1.5])
 TIMES = ("seconds", "peak_memory")
 """How the names of metrics begin that differ between two equal runs."""
+
+
+def line(dim: int) -> Any:
+    """What evolution needs to know of a search space."""
+    return SimpleNamespace(dim=dim, subspaces=None)
 
 
 def examples(split: str, count: int) -> list[Example]:
@@ -107,7 +113,7 @@ def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
         engine = FakeEngine(respond) if callable(respond) else respond
         progress = Silent()
         with RunDir.open(path) if path.exists() else RunDir.create(path, dump(config)) as run:
-            outcome = evolve(config, run, task or Prompts(), engine, NumberScorer(), dim, progress)  # type: ignore[arg-type]
+            outcome = evolve(config, run, task or Prompts(), engine, NumberScorer(), line(dim), progress)  # type: ignore[arg-type]
             return Finished(
                 outcome, run.read_rows("metrics.jsonl"), run.read_rows("samples.jsonl"), progress.said
             )
@@ -423,7 +429,7 @@ def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: fl
     config = settings(calibration={"change_rate": wanted})
     engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, scale))
     prompts = examples("train", 32)
-    found = calibrate(engine, 50, prompts, Sampling(8), config)
+    found = calibrate(engine, candidates_at(line(50), config), prompts, Sampling(8), config)
     assert abs(found.value - wanted) <= TOLERANCE * wanted
     assert found.num_completions % (9 * 32) == 0 and found.num_tokens > found.num_completions
     fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
@@ -439,7 +445,7 @@ def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share(
     config = settings(calibration={"change_rate": 0.3, "prompts": 2, "candidates": 1})
     engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, 1.0))
     prompts = [Example("a", "a", columns={"number": 0}), Example("b", "b", columns={"number": 32})]
-    found = calibrate(engine, 3, prompts, Sampling(8), config)
+    found = calibrate(engine, candidates_at(line(3), config), prompts, Sampling(8), config)
     assert found.value == 0.5
     direction_ND = stream(config.seed, "calibration").standard_normal((1, 3))
     rollouts = engine.generate(
@@ -465,7 +471,9 @@ def test_calibration_that_cannot_succeed_says_what_to_do(respond: Respond, share
         EngineError,
         match=rf"no step size was found .* 25% .*changes {share} of completions\); set strategy.s",
     ):
-        calibrate(FakeEngine(respond), 4, examples("train", 8), Sampling(8), settings())
+        calibrate(
+            FakeEngine(respond), candidates_at(line(4), settings()), examples("t", 8), Sampling(8), settings()
+        )
 
 
 def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:

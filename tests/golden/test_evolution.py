@@ -25,6 +25,7 @@ from evolign.types import Example
 
 GOLDEN = Path(__file__).with_name("evolution.json")
 OPTIMUM = np.array([1.0, -2.0, 0.5])
+SPACE = SimpleNamespace(dim=len(OPTIMUM), subspaces=None)
 VARIANTS: dict[str, dict[str, Any]] = {
     "cma_es": {"strategy": {"name": "cma_es"}},
     "snes per_candidate": {
@@ -76,7 +77,7 @@ def trajectory(variant: str) -> tuple[dict[str, Any], set[str]]:
     prompts = [Example(f"p{i}", f"prompt {i}", columns={"number": i}) for i in range(12)]
     task = SimpleNamespace(train=prompts[:8], validation=prompts[8:], test=[], warmup=[], metric="reward")
     with tempfile.TemporaryDirectory() as folder, RunDir.create(Path(folder) / "run", dump(config)) as run:
-        outcome = evolve(config, run, task, FakeEngine(respond), NumberScorer(), 3, Silent())  # type: ignore[arg-type]
+        outcome = evolve(config, run, task, FakeEngine(respond), NumberScorer(), SPACE, Silent())  # type: ignore[arg-type]
         rows = run.read_rows("metrics.jsonl")
     names = (*ROUNDED, "eval/reward_greedy")
     found = {

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 
 from evolign.display import Silent
 from evolign.engines.fake import FakeEngine
@@ -20,10 +22,12 @@ from evolign.fitness import LikelihoodFitness
 from evolign.fitness.base import NO_COST
 from evolign.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
 from evolign.methods import resume, run
+from evolign.policy.adapter import Adapter
+from evolign.policy.lora import LoraFactors
 from evolign.policy.policy import Policy
 from evolign.recipe import load, parse
 from evolign.tasks.scoring import Scores
-from evolign.types import Example, Population, Sampling
+from evolign.types import Example, Population, Sampling, Subspace
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "embedded" / "essa-likelihood.yaml"
 
@@ -41,7 +45,7 @@ class Lookup:
 
 def settings(**sections: Any) -> Any:
     tree = {
-        "fitness": {"name": "likelihood"},
+        "fitness": {"name": "likelihood", "divergence": 10.0},  # any candidate is near enough
         "sampling": {"samples_per_prompt": 4, "max_new_tokens": 8},
         "strategy": {"name": "openai_es", "population": 8, "sigma": 0.1},
         "evolution": {"prompts_per_generation": 3},
@@ -50,6 +54,11 @@ def settings(**sections: Any) -> Any:
 
 
 TASK = SimpleNamespace(train=[Example(id=str(i), prompt=f"{i}+{i}=") for i in range(3)])
+
+
+def around(theta_ND: np.ndarray, mean_D: np.ndarray) -> Population:
+    """Candidates, and the mean as the last row."""
+    return Population(np.vstack([theta_ND, mean_D]))
 
 
 def spoken(engine: Any, theta_D: np.ndarray, count: int = 4) -> list[tuple[int, ...]]:
@@ -86,13 +95,66 @@ def test_the_gradient_of_the_fitness_is_the_policy_gradient_restricted_to_the_se
             cost=NO_COST,
             metrics={},
         )
-        fitness_N = fitness.judge(theta_ND, mean_D, batch).fitness_N
+        fitness_N = fitness.judge(around(theta_ND, mean_D), batch).fitness_N
         plus_D, minus_D = np.split(fitness_N, 2)
         estimate_D = (plus_D - minus_D) / (2 * step)
     exact_D = autograd_of_advantage_weighted_logprob(llama, mean_D, examples, token_ids, advantage_J)
     # central differences in float32: the error is O(step^2) + 1e-6 / step of a gradient of order 0.1
     assert np.linalg.norm(estimate_D - exact_D) < 0.02 * np.linalg.norm(exact_D)
     assert np.linalg.norm(exact_D) > 1e-3
+
+
+def test_in_a_subspace_it_is_the_policy_gradient_of_all_lora_weights_seen_from_there(
+    llama: Policy, tmp_path: Path
+) -> None:
+    """Central differences along every coordinate against PEFT's own gradient, by the chain rule."""
+    rng = np.random.default_rng(0)
+    space = LoraFactors(llama.adapter, terms=2)
+    assert space.subspaces is not None
+    subspace = Subspace(0.1 * rng.standard_normal(space.dim), 3)
+    examples = [example for example in TASK.train for _ in range(4)]
+    step = 2e-3
+    axes_KK = step * np.eye(space.subspaces.dim)
+    with TransformersEngine(replace(llama, space=space)) as engine:
+        token_ids = spoken(engine, subspace.origin_D)
+        advantage_J = rng.standard_normal(len(token_ids))
+        batch = Batch(
+            examples=examples,
+            token_ids=token_ids,
+            advantage_J=advantage_J,
+            count_J=np.ones(len(token_ids)),
+            logprob_JT=engine.logprobs(
+                Population(subspace.origin_D[None]), [0] * len(examples), examples, token_ids
+            ),
+            size=len(token_ids),
+            cost=NO_COST,
+            metrics={},
+        )
+        fitness = LikelihoodFitness(settings(), TASK, engine, None)  # type: ignore[arg-type]
+        around_origin = np.vstack([axes_KK, -axes_KK, np.zeros((1, len(axes_KK)))])
+        plus_K, minus_K = np.split(fitness.judge(Population(around_origin, subspace), batch).fitness_N, 2)
+    gradient_D = gradient_by_peft(llama, space.decode(subspace.origin_D), batch, tmp_path / "origin")
+    exact_K = np.array([space.subspaces.lift(subspace, axis) @ gradient_D for axis in np.eye(len(axes_KK))])
+    estimate_K = (plus_K - minus_K) / (2 * step)
+    # central differences in float32: the error is O(step^2) + 1e-6 / step of a gradient of order 0.1
+    assert np.linalg.norm(estimate_K - exact_K) < 0.02 * np.linalg.norm(exact_K)
+    assert np.linalg.norm(exact_K) > 1e-3
+
+
+def gradient_by_peft(policy: Policy, adapter: Adapter, batch: Batch, folder: Path) -> np.ndarray:
+    """d/dtheta mean_j A_j log pi_theta(a_j | x_j) over all LoRA weights, A before B in every layer."""
+    adapter.write(folder)
+    model = PeftModel.from_pretrained(policy.base.model, str(folder), is_trainable=True)
+    try:
+        prompts = [policy.base.encode(example.prompt) for example in batch.examples]
+        with torch.enable_grad():
+            logprob_JT = token_logprobs(policy.base.model, prompts, batch.token_ids, 1.0)
+            (logprob_JT.sum(1) * torch.tensor(batch.advantage_J)).mean().backward()
+        layers = {name: policy.base.model.get_submodule(name) for name in adapter.modules}
+        factors = [layer.get_submodule(f"lora_{f}.default") for layer in layers.values() for f in "AB"]
+        return torch.cat([factor.weight.grad.ravel() for factor in factors]).double().numpy()
+    finally:
+        model.unload()
 
 
 def autograd_of_advantage_weighted_logprob(
@@ -103,7 +165,7 @@ def autograd_of_advantage_weighted_logprob(
     advantage_J: np.ndarray,
 ) -> np.ndarray:
     """d/dtheta mean_j A_j log pi_theta(a_j | x_j), through the scales of every layer, by torch."""
-    lora = ScaledLora(policy.base.model, policy.space.shared_factors())
+    lora = ScaledLora(policy.base.model, policy.space.shared_factors(Population(mean_D[None])))
     a_K, b_K = (scale[0].requires_grad_() for scale in policy.space.scales(Population(mean_D[None])))
     rows = len(examples)
     lora.set_population(a_K[None], b_K[None])
@@ -113,7 +175,7 @@ def autograd_of_advantage_weighted_logprob(
         logprob_JT = token_logprobs(policy.base.model, prompts, token_ids, 1.0)
         (logprob_JT.sum(1) * torch.tensor(advantage_J)).mean().backward()
     lora.remove()
-    ranks = [factors.V_A.shape[1] for factors in policy.space.shared_factors()]
+    ranks = [factors.V_A.shape[1] for factors in policy.space.shared_factors(Population(mean_D[None]))]
     assert a_K.grad is not None and b_K.grad is not None
     pieces = zip(a_K.grad.split(ranks), b_K.grad.split(ranks), strict=True)
     return torch.cat([torch.cat(pair) for pair in pieces]).double().numpy()
@@ -187,10 +249,10 @@ def fake(log_ratio: Callable[[np.ndarray, str], float], texts: list[str]) -> Fak
 
 
 def judge(engine: Any, reward: Callable[[Example, str], float], theta_ND: np.ndarray, **options: Any) -> Any:
-    config = settings(fitness={"name": "likelihood", **options})
+    config = settings(fitness=options)
     fitness = LikelihoodFitness(config, TASK, engine, Lookup(reward))  # type: ignore[arg-type]
     mean_D = np.zeros(theta_ND.shape[1])
-    return fitness.judge(theta_ND, mean_D, fitness.draw(mean_D, 1))
+    return fitness.judge(around(theta_ND, mean_D), fitness.draw(mean_D, 1))
 
 
 def right(example: Example, text: str) -> float:
@@ -221,7 +283,7 @@ def test_equal_completions_are_read_once_and_weigh_as_often_as_they_were_sampled
     batch = fitness.draw(np.zeros(1), 1)
     assert (batch.count_J.tolist(), len(batch.token_ids), batch.size) == ([1, 3] * 3, 6, 12)
     assert batch.advantage_J.tolist() == [0.75, -0.25] * 3
-    judged = fitness.judge(np.array([[0.01]]), np.zeros(1), batch)
+    judged = fitness.judge(around(np.array([[0.01]]), np.zeros(1)), batch)
     assert judged.fitness_N == pytest.approx([(0.75 * np.exp(0.05) - 0.75 * np.exp(0.02)) / 4])
     kl = [(np.exp(x) - 1 - x) for x in (0.05, 0.02, 0.02, 0.02)]
     assert judged.metrics["divergence"] == pytest.approx(np.mean(kl))
@@ -233,7 +295,7 @@ def test_later_steps_weigh_ratios_to_the_policy_that_sampled_and_measure_how_far
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
     batch = fitness.draw(np.zeros(1), 1)
-    judged = fitness.judge(np.array([[0.15], [0.3]]), np.array([0.1]), batch)
+    judged = fitness.judge(around(np.array([[0.15], [0.3]]), np.array([0.1])), batch)
     # exp(0.3) is cut to 1.2, although it is within 20 % of exp(0.1)
     assert judged.fitness_N == pytest.approx([0.75 * (np.exp(0.15) - 1) / 4, 0.75 * (1.2 - 1) / 4])
     assert judged.metrics["drift"] == pytest.approx((np.exp(0.1) - 1 - 0.1) / 4)
@@ -251,7 +313,7 @@ def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together(
     def found(sharing: str) -> np.ndarray:
         config = settings(evolution={"prompts_per_generation": 3, "prompt_sharing": sharing})
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(per_prompt))  # type: ignore[arg-type]
-        return fitness.judge(theta_ND, np.zeros(1), fitness.draw(np.zeros(1), 1)).fitness_N
+        return fitness.judge(around(theta_ND, np.zeros(1)), fitness.draw(np.zeros(1), 1)).fitness_N
 
     apart, together = found("per_candidate"), found("shared")
     assert len(set(apart[:3].round(9))) == 3, "each reads another prompt"
@@ -276,7 +338,7 @@ def test_however_pairs_divide_among_the_parts_their_mean_fitness_is_that_of_the_
         )
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))  # type: ignore[arg-type]
         theta_ND = np.array([[size]] * pairs + [[-size]] * pairs)
-        return fitness.judge(theta_ND, np.zeros(1), fitness.draw(np.zeros(1), 1)).fitness_N
+        return fitness.judge(around(theta_ND, np.zeros(1)), fitness.draw(np.zeros(1), 1)).fitness_N
 
     apart, together = found(prompt_sharing="per_candidate"), found()
     assert apart[:pairs].mean() == pytest.approx(together[0])
@@ -339,18 +401,30 @@ def test_equal_rewards_everywhere_carry_no_information_and_leave_the_step_size()
     assert fitness.draw(np.zeros(1), 1).cost.num_completions == 12
 
 
-@pytest.mark.parametrize(("ratio", "towards"), [(1e-4, 1.4), (5.0, 0.7)])
+@pytest.mark.parametrize(("ratio", "towards"), [(1e-4, 2.0), (5.0, 0.25)])
 def test_the_step_size_is_scaled_towards_the_trust_region_within_bounds(ratio: float, towards: float) -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no"])
     assert judge(engine, right, np.array([[ratio]]), divergence=0.02).step_scale == towards
     assert towards in SCALE_BOUNDS
 
 
+def test_candidates_too_far_from_the_mean_say_nothing_but_that_the_step_size_is_too_large() -> None:
+    """E[rho - 1 - log rho] of a ratio e^x on one of four samples is (e^x - 1 - x) / 4."""
+    engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
+    wanted = (np.exp(0.1) - 1 - 0.1) / 4
+    for x, counts in ((0.1, True), (0.25, True), (0.3, False)):  # 0.3: nearly ten times as far
+        judged = judge(engine, right, np.array([[x], [x]]), divergence=wanted)
+        measured = (np.exp(x) - 1 - x) / 4
+        assert judged.metrics["divergence"] == pytest.approx(measured)
+        assert judged.step_scale == pytest.approx(max(0.25, (wanted / measured) ** 0.5))
+        assert judged.fitness_N.any() == counts
+
+
 def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
     mean_D = np.array([0.4])
-    judged = fitness.judge(np.array([[0.5]]), mean_D, fitness.draw(np.zeros(1), 1))
+    judged = fitness.judge(around(np.array([[0.5]]), mean_D), fitness.draw(np.zeros(1), 1))
     assert judged.divergence is not None
     kl = [np.exp(x) - 1 - x for x in (0.05, 0.02, 0.02, 0.02)]
     assert judged.divergence(np.array([0.01])) == pytest.approx(np.mean(kl))
@@ -375,8 +449,13 @@ def test_the_divergence_estimates_the_kl_of_a_known_distribution() -> None:
     assert divergence(log_ratio) == pytest.approx((p * np.log(p / q)).sum(), abs=5 * 0.03 / 447)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [[], ["space.name=lora", "strategy.beta1=0"]],
+    ids=["singular values", "lora"],
+)
 def test_it_learns_the_embedded_task_and_a_run_that_was_interrupted_ends_on_the_same_bits(
-    tmp_path: Path,
+    space: list[str], tmp_path: Path
 ) -> None:
     class StopAt:
         def __init__(self, generation: int) -> None:
@@ -393,7 +472,7 @@ def test_it_learns_the_embedded_task_and_a_run_that_was_interrupted_ends_on_the_
                 raise KeyboardInterrupt
 
     short = ["evolution.generations=6", "evaluation.every=3", "task.num_test=100", "task.num_validation=100"]
-    config = load(RECIPE, short)
+    config = load(RECIPE, [*short, *space])
     whole = run(config, tmp_path / "whole", progress=StopAt(-1))
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "cut", progress=StopAt(2))

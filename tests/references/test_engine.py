@@ -1,7 +1,7 @@
 """Whole populations in one batch generate what each candidate alone generates in PEFT and transformers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from evolign.engines.noise import gumbel
 from evolign.engines.transformers import TransformersEngine
+from evolign.policy.lora import LoraFactors
 from evolign.policy.policy import Policy
 from evolign.seeding import key
-from evolign.types import Example, Population, Rollouts, Sampling
+from evolign.types import Example, Population, Rollouts, Sampling, Subspace
 
 N = 3
 LENGTHS = (1, 4, 9, 17, 28)
@@ -43,23 +44,37 @@ class Case:
         return PeftModel.from_pretrained(fresh, self.folders[candidate]).eval()
 
 
-@pytest.fixture(scope="module")
+def in_a_subspace(policy: Policy, rng: np.random.Generator) -> tuple[Policy, Population, list[np.ndarray]]:
+    """A population of LoRA's weights, and its members as points of the space."""
+    space = LoraFactors(policy.adapter, terms=3)
+    assert space.subspaces is not None
+    subspace = Subspace(0.2 * rng.standard_normal(space.dim), 5)
+    z_NK = 0.3 * rng.normal(size=(N, space.subspaces.dim)) * np.array([[0.0], [0.7], [1.0]])
+    theta = [subspace.origin_D + space.subspaces.lift(subspace, z_K) for z_K in z_NK]
+    return replace(policy, space=space), Population(z_NK, subspace), theta
+
+
+@pytest.fixture(scope="module", params=["attention", "all-linear", "all-linear, lora"], ids=lambda name: name)
 def case(
+    request: pytest.FixtureRequest,
     architecture: str,
-    targets: str,
     policy: Callable[..., Policy],
     tiny: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Case:
     """Candidate 0 is the start itself; the others are far enough away to give other tokens."""
-    chosen = policy(architecture, targets)
-    rng = np.random.default_rng(0)
-    population = Population(rng.normal(size=(N, chosen.space.dim)) * np.array([[0.0], [0.7], [1.0]]))
+    targets, _, space = request.param.partition(", ")
+    chosen, rng = policy(architecture, targets), np.random.default_rng(0)
+    if space:
+        chosen, population, theta = in_a_subspace(chosen, rng)
+    else:
+        population = Population(rng.normal(size=(N, chosen.space.dim)) * np.array([[0.0], [0.7], [1.0]]))
+        theta = list(population.theta_ND)
     with TransformersEngine(chosen) as engine:
         greedy = engine.generate(population, [EXAMPLES] * N, GREEDY)
         sampled = engine.generate(population, [EXAMPLES[:SAMPLED_PROMPTS]] * N, SAMPLED)
     folders = [tmp_path_factory.mktemp(f"candidate{n}") for n in range(N)]
-    for theta_D, folder in zip(population.theta_ND, folders, strict=True):
+    for theta_D, folder in zip(theta, folders, strict=True):
         chosen.space.decode(theta_D).write(folder)
     return Case(chosen, population, greedy, sampled, folders, tiny(architecture))
 

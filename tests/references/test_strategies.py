@@ -7,7 +7,7 @@ import pytest
 
 from evolign.errors import ConfigError
 from evolign.strategies import CmaEs, OpenAiEs, Snes, shaping
-from evolign.strategies.openai_es import estimate_gradient
+from evolign.strategies.openai_es import LONGEST, estimate_gradient
 
 
 def ellipsoid(theta_D):
@@ -212,3 +212,32 @@ def test_steps_shrink_where_estimates_disagree():
     agreeing = trust_region(generations=20, beta2=0.99)
     torn = trust_region(lambda generation: np.array([1.0, -2.0, 0.5]) * (-1) ** generation, 20, beta2=0.99)
     assert nats(torn[-1]) < 0.05 * nats(agreeing[-1])
+
+
+def test_a_step_far_beyond_those_before_it_is_cut_and_soon_forgotten():
+    """The second slope is 100 times the first: unbounded it would move by 5,000 times the trust region."""
+    slopes = [np.array([1.0, -2.0, 0.5])] * 3 + [np.array([100.0, -200.0, 50.0])]
+    options = {"population": 6, "orthogonal": True, "beta1": 0.0, "beta2": 0.9, "trust_region": 0.01}
+    steps = trust_region(lambda generation: slopes[generation % 4], 8, **options)
+    assert nats(steps[2]) == pytest.approx(0.01)
+    assert nats(steps[3]) == pytest.approx(LONGEST * 0.01)
+    assert (
+        nats(steps[4]) > 0.01 / LONGEST
+    )  # of its square, 10,000 times the usual, at most eight are remembered
+
+
+def test_the_divergence_of_a_step_is_taken_where_it_is_quadratic():
+    """Beyond 0.1 nats it grows no more here; a probe as long as a candidate would be twenty times as long."""
+
+    def saturating(step_D):
+        probes.append(nats(step_D))
+        return min(nats(step_D), 0.1)
+
+    probes = []
+    strategy = OpenAiEs(
+        3, population=6, sigma=10.0, seed=0, shaping="mean", optimizer="trust_region", orthogonal=True
+    )
+    theta_ND = strategy.ask()
+    strategy.tell(theta_ND, theta_ND @ np.array([1.0, -2.0, 0.5]), divergence=saturating)
+    assert probes[0] > 1.0 and probes[-1] < 0.1
+    assert nats(strategy.mean) == pytest.approx(0.01)

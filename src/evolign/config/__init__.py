@@ -15,6 +15,7 @@ from evolign.config.essa import (
 from evolign.config.inference import EvaluationConfig, LengthConfig, SamplingConfig, TransformersConfig
 from evolign.config.policy import (
     AdapterConfig,
+    LoraSpaceConfig,
     ModelConfig,
     SingularValuesConfig,
     TrainedAdapterConfig,
@@ -92,6 +93,7 @@ __all__ = [
     "HhConfig",
     "LengthConfig",
     "LikelihoodConfig",
+    "LoraSpaceConfig",
     "ModelConfig",
     "OnPolicyObjectiveConfig",
     "OpenAiEsConfig",

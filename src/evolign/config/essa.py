@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from evolign.config.inference import SamplingConfig
-from evolign.config.policy import AdapterConfig, SingularValuesConfig, check_alpha
+from evolign.config.policy import AdapterConfig, LoraSpaceConfig, SingularValuesConfig, check_alpha
 from evolign.config.run import Config
 from evolign.config.section import Positive, Section
 from evolign.config.strategies import CmaEsConfig, StrategyConfig
@@ -66,16 +66,17 @@ class EvolutionConfig(Section):
     """Stop when the validation metric reaches this."""
 
 
+SpaceConfig = Annotated[SingularValuesConfig | LoraSpaceConfig, Field(discriminator="name")]
 FitnessConfig = Annotated[RewardFitnessConfig | LikelihoodConfig, Field(discriminator="name")]
 
 
 class EssaConfig(Config):
-    """Evolution of the singular values of a LoRA adapter."""
+    """Evolution of a LoRA adapter: of its singular values, or of all of it."""
 
     method: Literal["essa"] = "essa"
     """How to align: see `evolign list`."""
     adapter: AdapterConfig = AdapterConfig()
-    space: SingularValuesConfig = SingularValuesConfig()
+    space: SpaceConfig = SingularValuesConfig()
     sampling: SamplingConfig = SamplingConfig()
     fitness: FitnessConfig = RewardFitnessConfig()
     strategy: StrategyConfig = CmaEsConfig()
@@ -84,7 +85,24 @@ class EssaConfig(Config):
 
     @model_validator(mode="after")
     def _something_can_move(self) -> "EssaConfig":
-        check_alpha(self.space, self.adapter)
+        if self.space.name == "singular_values":
+            check_alpha(self.space, self.adapter)
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_subspaces_need_a_strategy_without_directions(self) -> "EssaConfig":
+        strategy = self.strategy
+        if self.space.name == "lora" and not (
+            strategy.name == "openai_es"
+            and (
+                strategy.optimizer == "sgd" or (strategy.optimizer == "trust_region" and strategy.beta1 == 0)
+            )
+        ):
+            raise ValueError(
+                "space.name = 'lora' searches another random subspace at every step, so a strategy must not "
+                f"remember directions, but strategy.name = {strategy.name!r} does as it is set; use "
+                "openai_es with strategy.optimizer = trust_region and strategy.beta1 = 0, or with sgd"
+            )
         return self
 
     @model_validator(mode="after")

@@ -73,6 +73,14 @@ class SingularValuesConfig(Section):
     """Share of singular values per factor, largest first, that may move: floor(alpha * rank)."""
 
 
+class LoraSpaceConfig(Section):
+    """All entries of both LoRA factors, searched in a subspace of their own at every step."""
+
+    name: Literal["lora"] = "lora"
+    terms: Positive = 4
+    """Random directions of each factor in a subspace, beside its current singular values."""
+
+
 def check_alpha(space: SingularValuesConfig, adapter: AdapterConfig) -> None:
     """Raise ValueError if `space` leaves none of a new adapter's singular values to move."""
     if adapter.path is None and int(space.alpha * adapter.rank + 1e-9) == 0:

@@ -22,17 +22,23 @@ class ScaledLora:
 
     def __init__(self, model: nn.Module, factors: Iterable[SharedFactors]) -> None:
         like = next(model.parameters())
-        begin = 0
-        self._layers: list[_Layer] = []
-        for shared in factors:
-            module = model.get_submodule(shared.name)
-            self._layers.append(_Layer(shared, begin, like, module, self._notice))
-            begin += shared.V_A.shape[1]
+        everything = list(factors)
+        self._layers = [_Layer(model.get_submodule(shared.name), like, self._notice) for shared in everything]
         self._groups = [_Group([layer]) for layer in self._layers]
+        self.set_factors(everything)
         self._scales: tuple[Tensor, Tensor]
         self._candidate_B: Tensor
         self._noticed: list[list[_Layer]] = []
         self._last_input: Tensor | None = None
+
+    def set_factors(self, factors: Iterable[SharedFactors]) -> None:
+        """Set what candidates share, for the same layers; a population has to follow."""
+        begin = 0
+        for layer, shared in zip(self._layers, factors, strict=True):
+            layer.set_factors(shared, begin)
+            begin += layer.rank
+        for group in self._groups:
+            group.set_factors()
 
     def set_population(self, a_NK: Tensor, b_NK: Tensor) -> None:
         """Set the scales of all candidates: K = the sum of the layers' ranks, in the layers' order."""
@@ -56,6 +62,8 @@ class ScaledLora:
         if any(layer in group for group in self._noticed):
             missing = set(self._layers).difference(*self._noticed)
             self._groups = [_Group(group) for group in [*self._noticed, *([layer] for layer in missing)]]
+            for group in self._groups:
+                group.set_factors()
             self._last_input = None
             for known in self._layers:
                 known.notice = None
@@ -71,14 +79,16 @@ class ScaledLora:
 class _Layer:
     """The `forward` of one adapted layer: base(x) + scaling * core U_B^T."""
 
-    def __init__(
-        self, shared: SharedFactors, begin: int, like: Tensor, module: nn.Module, notice: Any
-    ) -> None:
-        dtype = like.dtype if like.is_floating_point() else torch.float32
-        self.rank, self.begin = shared.V_A.shape[1], begin
-        self.V_A_t = shared.V_A.T.contiguous().to(like.device, dtype)
-        self.Q = shared.Q.to(like.device)
-        self.U_B_t = (shared.U_B.T * shared.scaling).contiguous().to(like.device, dtype)
+    rank: int
+    begin: int
+    """The first of its columns among those of all layers."""
+    V_A_t: Tensor
+    Q: Tensor
+    U_B_t: Tensor
+
+    def __init__(self, module: nn.Module, like: Tensor, notice: Any) -> None:
+        self._device = like.device
+        self._dtype = like.dtype if like.is_floating_point() else torch.float32
         self.group: _Group
         self.number: int
         self.notice: Any = notice
@@ -86,6 +96,12 @@ class _Layer:
         self._before = vars(module).get("forward")
         self._base = module.forward
         self._module.forward = self
+
+    def set_factors(self, shared: SharedFactors, begin: int) -> None:
+        self.rank, self.begin = shared.V_A.shape[1], begin
+        self.V_A_t = shared.V_A.T.contiguous().to(self._device, self._dtype)
+        self.Q = shared.Q.to(self._device)
+        self.U_B_t = (shared.U_B.T * shared.scaling).contiguous().to(self._device, self._dtype)
 
     def remove(self) -> None:
         if self._before is None:
@@ -112,16 +128,20 @@ class _Group:
     """
 
     def __init__(self, layers: list[_Layer]) -> None:
+        self._layers, self._last = layers, len(layers) - 1
+        self._x: Tensor | None = None
+        self._cores: tuple[Tensor, ...] = ()
+        for number, layer in enumerate(layers):
+            layer.group, layer.number = self, number
+
+    def set_factors(self) -> None:
+        """Stack those of the layers."""
+        layers = self._layers
         self._V_A_t = torch.cat([layer.V_A_t for layer in layers])
         self._Q = torch.block_diag(*(layer.Q for layer in layers))
         self._ranks = [layer.rank for layer in layers]
         columns = [torch.arange(layer.begin, layer.begin + layer.rank) for layer in layers]
         self._columns_G = torch.cat(columns).to(self._Q.device)
-        self._last = len(layers) - 1
-        self._x: Tensor | None = None
-        self._cores: tuple[Tensor, ...] = ()
-        for number, layer in enumerate(layers):
-            layer.group, layer.number = self, number
 
     def set_population(self, a_NK: Tensor, b_NK: Tensor) -> None:
         self._a_GN = a_NK[:, self._columns_G].T.contiguous()

@@ -31,6 +31,7 @@ from evolign.engines.reading import read
 from evolign.engines.scaled_lora import ScaledLora
 from evolign.errors import EngineError
 from evolign.policy.policy import Policy
+from evolign.policy.space import SearchSpace
 from evolign.seeding import key
 from evolign.types import Example, Population, Rollouts, Sampling
 
@@ -65,7 +66,7 @@ class TransformersEngine:
         self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
         self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
-        self._lora = ScaledLora(model, policy.space.shared_factors())
+        self._lora = ScaledLora(model, policy.space.shared_factors(_start(policy.space)))
 
     def generate(
         self,
@@ -152,6 +153,8 @@ class TransformersEngine:
                     yield _Row(candidate, encoded[example.id], noise_key)
 
     def _set_population(self, population: Population) -> None:
+        if self._space.subspaces is not None:
+            self._lora.set_factors(self._space.shared_factors(population))
         a_NK, b_NK = self._space.scales(population)
         self._lora.set_population(a_NK.to(self._base.model.device), b_NK.to(self._base.model.device))
 
@@ -220,6 +223,10 @@ class TransformersEngine:
         self._lora.remove()
         self._linear.remove()
         self._attention.remove()
+
+
+def _start(space: SearchSpace) -> Population:
+    return Population(np.zeros((1, space.dim)))
 
 
 def _objects(values: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from evolign.calibration import Calibration
+from evolign.policy.space import SearchSpace
 from evolign.strategies.base import Divergence
+from evolign.types import Population
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Fitness(Protocol):
     steps: int
     """Strategy steps per generation: how often candidates are asked for and judged on one batch."""
 
-    def calibrate(self, dim: int) -> Calibration:
+    def calibrate(self, space: SearchSpace) -> Calibration:
         """The initial step size of `strategy.sigma: auto`. Raises EngineError if there is none."""
         ...
 
@@ -59,6 +61,7 @@ class Fitness(Protocol):
         """The batch of a generation, which has a `cost`; a function of its arguments alone."""
         ...
 
-    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, batch: Any) -> Judgement:
-        """The fitness of the candidates `theta_ND` around `mean_D`; a function of its arguments alone."""
+    def judge(self, population: Population, batch: Any) -> Judgement:
+        """The fitness of N candidates, the rows of `population` before the last, which is the mean around
+        which they lie; a function of its arguments alone."""
         ...

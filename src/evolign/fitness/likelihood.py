@@ -30,24 +30,26 @@ after every step. How far a step moves the mean is measured by one more reading,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evolign.calibration import Calibration, bisect
+from evolign.calibration import Calibration, bisect, candidates_at
 from evolign.config import EssaConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.fitness.base import Cost, Judgement
 from evolign.generation import draw_batch, mean_score, sampling, score_completions, spread
-from evolign.seeding import stream
+from evolign.policy.space import SearchSpace
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 from evolign.types import Example, Population, Rollouts
 
 LOG_RATIO_BOUND = 20.0
 """Log ratios are cut here before they are exponentiated: beyond it a candidate is hopeless either way."""
-SCALE_BOUNDS = (0.7, 1.4)
+SCALE_BOUNDS = (0.25, 2.0)
 """The step size changes by no more than this in a step."""
+TOO_FAR = 8.0
+"""Candidates that diverge by more than so many times the wanted say little of the gradient at the mean."""
 
 Readings = tuple[np.ndarray, np.ndarray]
 """(reader_M, read_M): reading m is of the completion `read_M[m]` by the candidate `reader_M[m]`."""
@@ -81,21 +83,18 @@ class LikelihoodFitness:
         self.steps = config.fitness.steps
         self._task, self._engine, self._scorer = task, engine, scorer
 
-    def calibrate(self, dim: int) -> Calibration:
+    def calibrate(self, space: SearchSpace) -> Calibration:
         """The step size at which candidates diverge from theta = 0 by `fitness.divergence` on average."""
         examples = self._task.train[: self._config.calibration.prompts]
-        rollouts = self._sample(np.zeros(dim), examples, 0)
+        rollouts = self._sample(np.zeros(space.dim), examples, 0)
         everything = [example for example in examples for _ in range(rollouts.text_NPS.shape[2])]
         token_ids = list(rollouts.token_ids_NPS.flat)
-        candidates = self._config.calibration.candidates
-        direction_ND = stream(self._config.seed, "calibration").standard_normal((candidates, dim))
-
-        readings = everyone_reads_everything(candidates + 1, len(token_ids))
+        population_at = candidates_at(space, self._config)
+        readings = everyone_reads_everything(len(population_at(0.0)), len(token_ids))
 
         def divergence_at(sigma: float) -> float:
-            theta_ND = np.vstack([np.zeros(dim), sigma * direction_ND])
-            logprob_M = self._logprobs(theta_ND, readings, everything, token_ids).sum(1)
-            start_J, *moved_NJ = logprob_M.reshape(candidates + 1, -1)
+            logprob_M = self._logprobs(population_at(sigma), readings, everything, token_ids).sum(1)
+            *moved_NJ, start_J = logprob_M.reshape(-1, len(token_ids))
             return divergence((moved_NJ - start_J).ravel())
 
         def tell(value: float) -> str:
@@ -121,7 +120,9 @@ class LikelihoodFitness:
             token_ids,
             np.array([advantage_PS[p, same[0]] for (p, _), same in samples.items()]),
             np.array([len(same) for same in samples.values()]),
-            self._logprobs(mean_D[None], everyone_reads_everything(1, len(samples)), kept_examples, token_ids)
+            self._logprobs(
+                Population(mean_D[None]), everyone_reads_everything(1, len(samples)), kept_examples, token_ids
+            )
             if samples
             else np.zeros((0, 0)),
             int((~np.isnan(score_NPS[0]) * unit_PS).sum()),
@@ -135,22 +136,23 @@ class LikelihoodFitness:
             },
         )
 
-    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, batch: Batch) -> Judgement:
+    def judge(self, population: Population, batch: Batch) -> Judgement:
         """See `Fitness.judge`."""
+        num_candidates = len(population) - 1
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
-            return Judgement(np.zeros(len(theta_ND)), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
-        (reader_M, read_M), weight_N = self._who_reads_what(len(theta_ND), batch)
-        by_mean_J, everything_J = np.full(len(batch.examples), len(theta_ND)), np.arange(len(batch.examples))
+            return Judgement(np.zeros(num_candidates), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
+        (reader_M, read_M), weight_N = self._who_reads_what(num_candidates, batch)
+        by_mean_J, everything_J = np.full(len(batch.examples), num_candidates), np.arange(len(batch.examples))
         all_MT = self._logprobs(
-            np.vstack([theta_ND, mean_D]),
+            population,
             (np.append(reader_M, by_mean_J), np.append(read_M, everything_J)),
             batch.examples,
             batch.token_ids,
         )
         logprob_MT, mean_JT = np.split(all_MT, [len(reader_M)])
         objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
-        fitness_N = weight_N * np.bincount(reader_M, objective_M, len(theta_ND)) / batch.size
+        fitness_N = weight_N * np.bincount(reader_M, objective_M, num_candidates) / batch.size
         mean_J = mean_JT.sum(1)
         moved_M = logprob_MT.sum(1) - mean_J[read_M]
         measured = {
@@ -158,19 +160,21 @@ class LikelihoodFitness:
             "drift": divergence((mean_JT - batch.logprob_JT).sum(1), batch.count_J),
             "clipped": clipped,
         }
-        scale = (self._options.divergence / max(measured["divergence"], 1e-12)) ** 0.25
+        too_far = measured["divergence"] / self._options.divergence
         return Judgement(
-            fitness_N,
-            step_scale=float(np.clip(scale, *SCALE_BOUNDS)),
-            divergence=lambda step_D: self._divergence_at(mean_D + step_D, mean_J, batch),
+            fitness_N if too_far < TOO_FAR else np.zeros(num_candidates),
+            step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
+            divergence=lambda step: self._divergence_at(
+                replace(population, theta_ND=population.theta_ND[-1:] + step), mean_J, batch
+            ),
             metrics=batch.metrics | spread(fitness_N) | measured,
         )
 
-    def _divergence_at(self, theta_D: np.ndarray, mean_J: np.ndarray, batch: Batch) -> float:
-        """KL(mean || theta) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
+    def _divergence_at(self, moved: Population, mean_J: np.ndarray, batch: Batch) -> float:
+        """KL(mean || moved) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
         readings = everyone_reads_everything(1, len(batch.examples))
-        theta_J = self._logprobs(theta_D[None], readings, batch.examples, batch.token_ids).sum(1)
-        return divergence(theta_J - mean_J, batch.count_J)
+        moved_J = self._logprobs(moved, readings, batch.examples, batch.token_ids).sum(1)
+        return divergence(moved_J - mean_J, batch.count_J)
 
     def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
         """The readings of a population, and how much what a candidate has read counts, (N,).
@@ -191,7 +195,7 @@ class LikelihoodFitness:
 
     def _logprobs(
         self,
-        theta_ND: np.ndarray,
+        population: Population,
         readings: Readings,
         examples: Sequence[Example],
         token_ids: Sequence[tuple[int, ...]],
@@ -199,7 +203,7 @@ class LikelihoodFitness:
         """log pi of every token of the readings, (M, T); zero beyond a completion's end."""
         reader_M, read_M = readings
         return self._engine.logprobs(
-            Population(theta_ND),
+            population,
             reader_M.tolist(),
             [examples[j] for j in read_M],
             [token_ids[j] for j in read_M],

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.calibration import Calibration, calibrate
+from evolign.calibration import Calibration, calibrate, candidates_at
 from evolign.config import EssaConfig
 from evolign.engines import Engine
 from evolign.fitness.base import NO_COST, Cost, Judgement
@@ -22,6 +22,7 @@ from evolign.generation import (
     spread,
     with_mean_row,
 )
+from evolign.policy.space import SearchSpace
 from evolign.tasks.base import Task
 from evolign.tasks.scoring import Scorer
 from evolign.types import Example, Population, Sampling
@@ -44,18 +45,20 @@ class RewardFitness:
     def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
 
-    def calibrate(self, dim: int) -> Calibration:
+    def calibrate(self, space: SearchSpace) -> Calibration:
         """See `evolign.calibration.calibrate`."""
-        return calibrate(self._engine, dim, self._task.train, sampling(self._config, 0), self._config)
+        population_at = candidates_at(space, self._config)
+        return calibrate(
+            self._engine, population_at, self._task.train, sampling(self._config, 0), self._config
+        )
 
     def draw(self, mean_D: np.ndarray, generation: int) -> Batch:
         """See `Fitness.draw`."""
         examples_NP = with_mean_row(draw_prompts(self._config, self._task, generation))
         return Batch(examples_NP, sampling(self._config, generation))
 
-    def judge(self, theta_ND: np.ndarray, mean_D: np.ndarray, batch: Batch) -> Judgement:
+    def judge(self, population: Population, batch: Batch) -> Judgement:
         """See `Fitness.judge`."""
-        population = Population(np.vstack([theta_ND, mean_D]))
         rollouts = self._engine.generate(population, batch.examples_NP, batch.sampling)
         score_NPS, scores = score_completions(self._scorer, batch.examples_NP, rollouts)
         fitness_N = mean_score(score_NPS[:-1])

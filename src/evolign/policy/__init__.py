@@ -3,4 +3,7 @@
 `SPACES` maps the name of a search space in a recipe to its class.
 """
 
-SPACES = {"singular_values": "evolign.policy.singular_values:SingularValues"}
+SPACES = {
+    "singular_values": "evolign.policy.singular_values:SingularValues",
+    "lora": "evolign.policy.lora:LoraFactors",
+}

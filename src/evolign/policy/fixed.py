@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from evolign.policy.adapter import Adapter
-from evolign.policy.space import SharedFactors
+from evolign.policy.space import SharedFactors, Subspaces
 from evolign.types import Population
 
 NO_ADAPTER = Adapter({}, {})
@@ -18,15 +18,12 @@ class Fixed:
     """`adapter` itself, whatever its singular values; candidates are vectors of length 0."""
 
     dim = 0
+    subspaces: Subspaces | None = None
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
 
-    def coordinates(self) -> list[str]:
-        """See `SearchSpace.coordinates`: none."""
-        return []
-
-    def shared_factors(self) -> Iterator[SharedFactors]:
+    def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
         """See `SearchSpace.shared_factors`: the factors themselves, scaled by ones."""
         for name, lora in self._adapter.modules.items():
             yield SharedFactors(name, lora.A.T, torch.eye(len(lora.A)), lora.B, lora.scaling)

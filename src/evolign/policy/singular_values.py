@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter, Lora
-from evolign.policy.space import SharedFactors
+from evolign.policy.space import SharedFactors, Subspaces
 from evolign.seeding import stream
 from evolign.types import Population
 
@@ -70,8 +70,13 @@ class SingularValues:
                     f"{math.ceil(1000 / layer.rank) / 1000}"
                 )
         self.dim = 2 * sum(self._moving)
+        self.subspaces: Subspaces | None = None
+
+    def __str__(self) -> str:
+        return f"{self.dim:,} singular values of {len(self._layers)} layers"
 
     def coordinates(self) -> list[str]:
+        """A name for each of the D coordinates."""
         return [
             f"{layer.name}.{factor}[{i}]"
             for layer, moving in zip(self._layers, self._moving, strict=True)
@@ -79,7 +84,8 @@ class SingularValues:
             for i in range(moving)
         ]
 
-    def shared_factors(self) -> Iterator[SharedFactors]:
+    def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
+        """See `SearchSpace.shared_factors`; the same for every population."""
         for layer in self._layers:
             yield SharedFactors(
                 layer.name,
@@ -90,6 +96,7 @@ class SingularValues:
             )
 
     def scales(self, population: Population) -> tuple[Tensor, Tensor]:
+        """See `SearchSpace.scales`."""
         offsets_A, offsets_B = self._offsets(population.theta_ND)
         a = np.concatenate([layer.s_A for layer in self._layers]) + np.concatenate(offsets_A, axis=1)
         b = np.concatenate([layer.s_B for layer in self._layers]) + np.concatenate(offsets_B, axis=1)

@@ -1,14 +1,17 @@
 """What evolution needs to know of a search space: a protocol, so that spaces can be added."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from torch import Tensor
 
-from evolign.policy.adapter import Adapter
-from evolign.types import Population
+from evolign.types import Population, Subspace
+
+if TYPE_CHECKING:  # the loop names search spaces, and `evolign list` loads it without torch
+    from torch import Tensor
+
+    from evolign.policy.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -24,32 +27,41 @@ class SharedFactors:
 
     name: str
     """The module of the base model."""
-    V_A: Tensor
+    V_A: "Tensor"
     """float32, shape (in, R)."""
-    Q: Tensor
+    Q: "Tensor"
     """float32, shape (R, R)."""
-    U_B: Tensor
+    U_B: "Tensor"
     """float32, shape (out, R)."""
     scaling: float
 
 
-class SearchSpace(Protocol):
-    """A low-dimensional family of adapters; theta = 0 is the adapter that the search starts from."""
+@dataclass(frozen=True)
+class Subspaces:
+    """The random subspaces of a search space too large for candidates anywhere."""
 
     dim: int
+    """K."""
+    lift: Callable[[Subspace, np.ndarray], np.ndarray]
+    """The step_D that coordinates, (K,), of a subspace stand for; linear in them."""
 
-    def coordinates(self) -> list[str]:
-        """A name for each of the D coordinates."""
+
+class SearchSpace(Protocol):
+    """A family of adapters; theta = 0 is the adapter that the search starts from."""
+
+    dim: int
+    """D."""
+    subspaces: Subspaces | None
+    """Where the candidates of a population lie in one random subspace; None: anywhere."""
+
+    def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
+        """What the candidates share, one per adapted layer, in a fixed order."""
         ...
 
-    def shared_factors(self) -> Iterator[SharedFactors]:
-        """One per adapted layer, in a fixed order."""
-        ...
-
-    def scales(self, population: Population) -> tuple[Tensor, Tensor]:
+    def scales(self, population: Population) -> "tuple[Tensor, Tensor]":
         """The scales a and b of every candidate, float32, each (N, sum of R over layers)."""
         ...
 
-    def decode(self, theta_D: np.ndarray) -> Adapter:
+    def decode(self, theta_D: np.ndarray) -> "Adapter":
         """The LoRA adapter that a candidate stands for."""
         ...

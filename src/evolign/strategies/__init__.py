@@ -10,9 +10,19 @@ from evolign.strategies.base import Strategy
 from evolign.strategies.cma_es import CmaEs
 from evolign.strategies.openai_es import OpenAiEs
 from evolign.strategies.random_search import RandomSearch
+from evolign.strategies.random_subspaces import RandomSubspaces
 from evolign.strategies.snes import Snes
 
-__all__ = ["STRATEGIES", "CmaEs", "OpenAiEs", "RandomSearch", "Snes", "Strategy", "build_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "CmaEs",
+    "OpenAiEs",
+    "RandomSearch",
+    "RandomSubspaces",
+    "Snes",
+    "Strategy",
+    "build_strategy",
+]
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "cma_es": CmaEs,

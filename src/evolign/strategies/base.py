@@ -15,9 +15,11 @@ from typing import Protocol
 import numpy as np
 
 from evolign.errors import RunError
+from evolign.types import Subspace
 
 Divergence = Callable[[np.ndarray], float]
-"""By how far moving the mean by a step_D moves what it stands for: of policies, in nats per completion."""
+"""By how far a step of the mean moves what it stands for: of policies, in nats per completion. A step_D, or
+coordinates of the subspace."""
 
 
 class Strategy(Protocol):
@@ -34,6 +36,11 @@ class Strategy(Protocol):
 
     population: int
     """N, the number of candidates per generation."""
+
+    @property
+    def subspace(self) -> Subspace | None:
+        """Where the candidates of this step lie: rows of `ask` are coordinates in it. None: points of the
+        whole space."""
 
     @property
     def mean(self) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from evolign.errors import ConfigError, RunError
 from evolign.seeding import stream
 from evolign.strategies.base import Divergence, check_told
+from evolign.types import Subspace
 
 
 class CmaEs:
@@ -34,6 +35,8 @@ class CmaEs:
     >>> strategy.state_dict()["fitness"].shape
     (1, 8)
     """
+
+    subspace: Subspace | None = None
 
     def __init__(
         self,

@@ -20,6 +20,13 @@ from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.strategies.base import Divergence, check_state, check_told
 from evolign.strategies.shaping import SHAPINGS
+from evolign.types import Subspace
+
+LONGEST = 8.0
+"""A step moves the policy by no more than so many times the trust region, whatever its estimate."""
+PROBE_RANGE = 4.0
+"""The divergence of a step is measured on one within this factor of the trust region."""
+PROBES = 20
 
 
 class OpenAiEs:
@@ -32,7 +39,8 @@ class OpenAiEs:
 
     `trust_region` follows the momentum itself, scaled so that a step whose estimate agrees with those before
     it moves the policy by that many nats, and less the more they disagree: Adam's rule with one second moment
-    for all coordinates, which is that of the divergence a step along the estimate would cause.
+    for all coordinates, which is that of the divergence a step along the estimate would cause. A single
+    estimate far beyond those before it moves by no more than `LONGEST` times as much.
 
     >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
@@ -40,6 +48,8 @@ class OpenAiEs:
     >>> strategy.mean.round(6).tolist()
     [0.05, 0.05, 0.05]
     """
+
+    subspace: Subspace | None = None
 
     def __init__(
         self,
@@ -139,11 +149,32 @@ class OpenAiEs:
             first_D, second_D = self._moments(gradient_D, gradient_D**2)
             return learning_rate * first_D / (np.sqrt(second_D) + 1e-8)
         assert divergence is not None, "the configuration pairs trust regions with fitness that has one"
-        # a probe as long as a candidate's perturbation; divergence is quadratic in length
-        shrink = self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D)
-        nats = divergence(shrink * gradient_D) / shrink**2
-        first_D, second = self._moments(gradient_D, np.array([nats]))
-        return np.sqrt(self._trust_region / np.maximum(second, 1e-300)) * first_D
+        usual = self._moment2_D[0] / (1 - self._beta2**self._steps) if self._steps else 0.0
+        if usual > 0:
+            scale = np.sqrt(self._trust_region / usual)
+            nats = self._nats_per_square(gradient_D, divergence, scale)
+            remembered = min(nats, LONGEST * usual)
+        else:
+            scale = self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D)
+            nats = remembered = self._nats_per_square(gradient_D, divergence, scale)
+        first_D, second = self._moments(gradient_D, np.array([remembered]))
+        return np.sqrt(self._trust_region / max(second[0], nats / LONGEST, 1e-300)) * first_D
+
+    def _nats_per_square(self, gradient_D: np.ndarray, divergence: Divergence, scale: float) -> float:
+        """The divergence of a short step along the gradient, over the square of its scale.
+
+        Divergence is quadratic for short steps only, so it is measured on one of about the trust region;
+        `scale` is a first guess.
+        """
+        for _ in range(PROBES):
+            nats = divergence(scale * gradient_D)
+            if nats > PROBE_RANGE * self._trust_region:
+                scale /= 2
+            elif nats * PROBE_RANGE < self._trust_region:
+                scale *= 2
+            else:
+                break
+        return nats / scale**2
 
     def _moments(self, gradient_D: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Moving averages of the gradient and of its square, in whatever sense, without their bias."""

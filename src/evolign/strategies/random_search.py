@@ -12,6 +12,7 @@ import numpy as np
 
 from evolign.seeding import stream
 from evolign.strategies.base import Divergence, check_state, check_told
+from evolign.types import Subspace
 
 
 class RandomSearch:
@@ -23,6 +24,8 @@ class RandomSearch:
     >>> bool((strategy.mean == theta_ND[7]).all())
     True
     """
+
+    subspace: Subspace | None = None
 
     def __init__(self, dim: int, *, population: int, sigma: float, seed: int) -> None:
         self.population = population

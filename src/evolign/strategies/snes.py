@@ -16,6 +16,7 @@ import numpy as np
 from evolign.seeding import stream
 from evolign.strategies import shaping
 from evolign.strategies.base import Divergence, check_state, check_told
+from evolign.types import Subspace
 
 
 class Snes:
@@ -27,6 +28,8 @@ class Snes:
     >>> strategy.mean.shape
     (3,)
     """
+
+    subspace: Subspace | None = None
 
     def __init__(
         self,
