@@ -16,7 +16,7 @@ from evolign.policy.space import SearchSpace
 from evolign.provenance import peak_memory_bytes
 from evolign.result import keep_samples
 from evolign.rundir import RunDir
-from evolign.strategies import RandomSubspaces, build_strategy
+from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
 from evolign.tally import Tally
 from evolign.tasks.base import Task
@@ -70,7 +70,9 @@ class Search:
             self.state = State(**saved[0])
         else:
             self.state = self._start(fitness, space)
-        self.strategy = self._build_strategy(space)
+        self.strategy: Strategy = build_strategy(
+            config.strategy, space.dim, self.state.initial_sigma, config.seed, space.subspaces
+        )
         self.best_theta_D = np.zeros(space.dim)
         if saved:
             arrays = saved[1]
@@ -79,13 +81,6 @@ class Search:
             progress.say(f"Resuming after generation {self.state.generation}.")
         else:
             self.record(self.validate())
-
-    def _build_strategy(self, space: SearchSpace) -> Strategy:
-        config, sigma, subspaces = self._config, self.state.initial_sigma, space.subspaces
-        if subspaces is None:
-            return build_strategy(config.strategy, space.dim, sigma, config.seed)
-        inner = build_strategy(config.strategy, subspaces.dim, sigma, config.seed)
-        return RandomSubspaces(inner, space.dim, subspaces.lift, config.seed)
 
     def _start(self, fitness: Fitness, space: SearchSpace) -> State:
         sigma = self._config.strategy.sigma

@@ -7,7 +7,7 @@ Shape letters, used as suffixes of array names throughout the project:
     B  rows of a micro-batch           V  vocabulary              K  dimensions of a subspace
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,16 @@ class Subspace:
     """The point that the coordinates 0 stand for."""
     seed: int
     """Of the directions, which are the same on every machine."""
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """The random subspaces of a search space."""
+
+    dim: int
+    """K."""
+    lift: Callable[[Subspace, np.ndarray], np.ndarray]
+    """The step_D that coordinates, (K,), of a subspace stand for; linear in them."""
 
 
 @dataclass(frozen=True)

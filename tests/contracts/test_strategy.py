@@ -68,8 +68,8 @@ def test_config_fields_are_constructor_arguments_with_the_same_defaults(name):
     arguments = inspect.signature(STRATEGIES[name]).parameters
     options = {key: argument.default for key, argument in arguments.items()}
     assert list(configured)[1:3] == ["population", "sigma"]
-    assert options.keys() - {"dim", "seed"} == configured.keys() - {"name"}
-    for key in options.keys() - {"dim", "seed", "population", "sigma"}:
+    assert options.keys() - {"dim", "seed", "subspaces"} == configured.keys() - {"name"}
+    for key in options.keys() - {"dim", "seed", "subspaces", "population", "sigma"}:
         assert options[key] == configured[key], key
 
 

@@ -90,18 +90,11 @@ class EssaConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _fresh_subspaces_need_a_strategy_without_directions(self) -> "EssaConfig":
-        strategy = self.strategy
-        if self.space.name == "lora" and not (
-            strategy.name == "openai_es"
-            and (
-                strategy.optimizer == "sgd" or (strategy.optimizer == "trust_region" and strategy.beta1 == 0)
-            )
-        ):
+    def _subspaces_need_a_strategy_for_them(self) -> "EssaConfig":
+        if self.space.name == "lora" and self.strategy.name != "openai_es":
             raise ValueError(
-                "space.name = 'lora' searches another random subspace at every step, so a strategy must not "
-                f"remember directions, but strategy.name = {strategy.name!r} does as it is set; use "
-                "openai_es with strategy.optimizer = trust_region and strategy.beta1 = 0, or with sgd"
+                f"strategy.name = {self.strategy.name!r} adapts to the directions that it searches, but "
+                "space.name = 'lora' has others at every step; use openai_es, or space.name = singular_values"
             )
         return self
 

@@ -30,7 +30,7 @@ after every step. How far a step moves the mean is measured by one more reading,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -154,6 +154,7 @@ class LikelihoodFitness:
         objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
         fitness_N = weight_N * np.bincount(reader_M, objective_M, num_candidates) / batch.size
         mean_J = mean_JT.sum(1)
+        mean_D = population.theta_ND[-1] if population.subspace is None else population.subspace.origin_D
         moved_M = logprob_MT.sum(1) - mean_J[read_M]
         measured = {
             "divergence": divergence(moved_M, batch.count_J[read_M]),
@@ -164,17 +165,15 @@ class LikelihoodFitness:
         return Judgement(
             fitness_N if too_far < TOO_FAR else np.zeros(num_candidates),
             step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
-            divergence=lambda step: self._divergence_at(
-                replace(population, theta_ND=population.theta_ND[-1:] + step), mean_J, batch
-            ),
+            divergence=lambda step_D: self._divergence_at(mean_D + step_D, mean_J, batch),
             metrics=batch.metrics | spread(fitness_N) | measured,
         )
 
-    def _divergence_at(self, moved: Population, mean_J: np.ndarray, batch: Batch) -> float:
-        """KL(mean || moved) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
+    def _divergence_at(self, theta_D: np.ndarray, mean_J: np.ndarray, batch: Batch) -> float:
+        """KL(mean || theta) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
         readings = everyone_reads_everything(1, len(batch.examples))
-        moved_J = self._logprobs(moved, readings, batch.examples, batch.token_ids).sum(1)
-        return divergence(moved_J - mean_J, batch.count_J)
+        theta_J = self._logprobs(Population(theta_D[None]), readings, batch.examples, batch.token_ids).sum(1)
+        return divergence(theta_J - mean_J, batch.count_J)
 
     def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
         """The readings of a population, and how much what a candidate has read counts, (N,).

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from evolign.policy.adapter import Adapter
-from evolign.policy.space import SharedFactors, Subspaces
-from evolign.types import Population
+from evolign.policy.space import SharedFactors
+from evolign.types import Population, Subspaces
 
 NO_ADAPTER = Adapter({}, {})
 """What a model without an adapter is evaluated with."""

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from evolign.policy.adapter import Adapter, Lora
-from evolign.policy.space import SharedFactors, Subspaces
+from evolign.policy.space import SharedFactors
 from evolign.seeding import stream
-from evolign.types import Population, Subspace
+from evolign.types import Population, Subspace, Subspaces
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter, Lora
-from evolign.policy.space import SharedFactors, Subspaces
+from evolign.policy.space import SharedFactors
 from evolign.seeding import stream
-from evolign.types import Population
+from evolign.types import Population, Subspaces
 
 
 class _Layer:

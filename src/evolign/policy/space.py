@@ -1,12 +1,12 @@
 """What evolution needs to know of a search space: a protocol, so that spaces can be added."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from evolign.types import Population, Subspace
+from evolign.types import Population, Subspaces
 
 if TYPE_CHECKING:  # the loop names search spaces, and `evolign list` loads it without torch
     from torch import Tensor
@@ -34,16 +34,6 @@ class SharedFactors:
     U_B: "Tensor"
     """float32, shape (out, R)."""
     scaling: float
-
-
-@dataclass(frozen=True)
-class Subspaces:
-    """The random subspaces of a search space too large for candidates anywhere."""
-
-    dim: int
-    """K."""
-    lift: Callable[[Subspace, np.ndarray], np.ndarray]
-    """The step_D that coordinates, (K,), of a subspace stand for; linear in them."""
 
 
 class SearchSpace(Protocol):

@@ -10,19 +10,10 @@ from evolign.strategies.base import Strategy
 from evolign.strategies.cma_es import CmaEs
 from evolign.strategies.openai_es import OpenAiEs
 from evolign.strategies.random_search import RandomSearch
-from evolign.strategies.random_subspaces import RandomSubspaces
 from evolign.strategies.snes import Snes
+from evolign.types import Subspaces
 
-__all__ = [
-    "STRATEGIES",
-    "CmaEs",
-    "OpenAiEs",
-    "RandomSearch",
-    "RandomSubspaces",
-    "Snes",
-    "Strategy",
-    "build_strategy",
-]
+__all__ = ["STRATEGIES", "CmaEs", "OpenAiEs", "RandomSearch", "Snes", "Strategy", "build_strategy"]
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "cma_es": CmaEs,
@@ -32,10 +23,15 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 }
 
 
-def build_strategy(config: StrategyConfig, dim: int, sigma: float, seed: int) -> Strategy:
+def build_strategy(
+    config: StrategyConfig, dim: int, sigma: float, seed: int, subspaces: Subspaces | None = None
+) -> Strategy:
     """The strategy that `config` names, at the origin of a space of `dim` dimensions.
 
-    `sigma` is the initial step size as a number: `config.sigma` may still say "auto".
+    `sigma` is the initial step size as a number: `config.sigma` may still say "auto". A space that is
+    searched in `subspaces` needs a strategy that can.
     """
     options = config.model_dump(exclude={"name", "sigma"})
+    if subspaces is not None:
+        options["subspaces"] = subspaces
     return STRATEGIES[config.name](dim, sigma=sigma, seed=seed, **options)

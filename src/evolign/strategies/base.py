@@ -18,8 +18,7 @@ from evolign.errors import RunError
 from evolign.types import Subspace
 
 Divergence = Callable[[np.ndarray], float]
-"""By how far a step of the mean moves what it stands for: of policies, in nats per completion. A step_D, or
-coordinates of the subspace."""
+"""By how far a step_D of the mean moves what it stands for: of policies, in nats per completion."""
 
 
 class Strategy(Protocol):

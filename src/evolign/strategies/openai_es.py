@@ -9,6 +9,12 @@ Differs from the papers: perturbations are of the search vector theta, not of th
 or of the sampled text; no weight decay; a generation of equal fitness changes nothing, while Adam's
 momentum alone would move on. Fitness is z-scored by default, so that neither learning rate nor
 momentum depend on the scale of the reward.
+
+In a space too large for candidates of their own, those of a step share a random K-dimensional subspace. An
+estimate needs of N candidates what they differ in, which is less than N dimensions; so with K >= N / 2 nothing
+is lost: their directions are as random, but one basis and K numbers each describe them. The next step draws
+the next basis (as random subspaces do in gradient-free optimisation: Nesterov and Spokoiny 2017; Kozak et al.
+2021). Mean and momentum are those of the whole space.
 """
 
 from collections.abc import Mapping
@@ -17,10 +23,10 @@ from typing import Literal
 import numpy as np
 
 from evolign.errors import ConfigError
-from evolign.seeding import stream
+from evolign.seeding import key, stream
 from evolign.strategies.base import Divergence, check_state, check_told
 from evolign.strategies.shaping import SHAPINGS
-from evolign.types import Subspace
+from evolign.types import Subspace, Subspaces
 
 LONGEST = 8.0
 """A step moves the policy by no more than so many times the trust region, whatever its estimate."""
@@ -49,8 +55,6 @@ class OpenAiEs:
     [0.05, 0.05, 0.05]
     """
 
-    subspace: Subspace | None = None
-
     def __init__(
         self,
         dim: int,
@@ -66,6 +70,7 @@ class OpenAiEs:
         trust_region: float = 0.01,
         beta1: float = 0.9,
         beta2: float = 0.999,
+        subspaces: Subspaces | None = None,
     ) -> None:
         if antithetic and population % 2:
             raise ConfigError(
@@ -73,15 +78,17 @@ class OpenAiEs:
                 f"use {population - 1} or {population + 1}, or set strategy.antithetic = false"
             )
         directions = population // 2 if antithetic else population
-        if orthogonal and directions > dim:
+        width = dim if subspaces is None else subspaces.dim
+        if orthogonal and directions > width:
             raise ConfigError(
                 f"strategy.population = {population}: {directions} directions cannot be orthogonal in "
-                f"{dim} dimensions; use at most {population * dim // directions}, or set "
+                f"{width} dimensions; use at most {population * width // directions}, or set "
                 "strategy.orthogonal = false"
             )
         self.population = population
         self._sigma = float(sigma)
         self._seed = seed
+        self._subspaces, self._width = subspaces, width
         self._learning_rate = learning_rate
         self._antithetic, self._orthogonal = antithetic, orthogonal
         self._shape = SHAPINGS[shaping]
@@ -103,9 +110,17 @@ class OpenAiEs:
         """The standard deviation of the perturbations, constant."""
         return self._sigma
 
+    @property
+    def subspace(self) -> Subspace | None:
+        """See `Strategy.subspace`."""
+        if self._subspaces is None:
+            return None
+        return Subspace(self.mean, key(self._seed, "subspace", self._generation))
+
     def ask(self) -> np.ndarray:
-        """theta_ND; the same candidates until the next tell."""
-        return self._mean_D + self._sigma * self._noise()
+        """theta_ND, or coordinates in the subspace, (N, K); the same candidates until the next tell."""
+        around = self._mean_D if self._subspaces is None else 0.0
+        return around + self._sigma * self._noise()
 
     def tell(
         self,
@@ -118,6 +133,8 @@ class OpenAiEs:
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
             gradient_D = estimate_gradient(self._shape(fitness_N), self._noise(), self._sigma)
+            if self._subspaces and (subspace := self.subspace):
+                gradient_D = self._subspaces.lift(subspace, gradient_D)
             self._mean_D = self._mean_D + self._step(gradient_D, divergence)
         self._sigma *= step_scale
         self._generation += 1
@@ -193,11 +210,11 @@ class OpenAiEs:
         return np.concatenate([eps_ND, -eps_ND])
 
     def _directions(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        """`count` standard normal vectors, or orthogonal ones of length sqrt(D) in random directions."""
-        eps_ND = generator.standard_normal((count, len(self._mean_D)))
+        """`count` standard normal vectors, or orthogonal ones of their mean length in random directions."""
+        eps_ND = generator.standard_normal((count, self._width))
         if not self._orthogonal:
             return eps_ND
-        return np.linalg.qr(eps_ND.T)[0].T * np.sqrt(len(self._mean_D))
+        return np.linalg.qr(eps_ND.T)[0].T * np.sqrt(self._width)
 
 
 def estimate_gradient(weight_N: np.ndarray, eps_ND: np.ndarray, sigma: float) -> np.ndarray:
