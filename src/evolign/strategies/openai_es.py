@@ -11,10 +11,10 @@ momentum alone would move on. Fitness is z-scored by default, so that neither le
 momentum depend on the scale of the reward.
 
 In a space too large for candidates of their own, those of a step share a random K-dimensional subspace. An
-estimate needs of N candidates what they differ in, which is less than N dimensions; so with K >= N / 2 nothing
-is lost: their directions are as random, but one basis and K numbers each describe them. The next step draws
-the next basis (as random subspaces do in gradient-free optimisation: Nesterov and Spokoiny 2017; Kozak et al.
-2021). Mean and momentum are those of the whole space.
+estimate needs of N candidates only what they differ in, which is less than N dimensions; so with K >= N / 2
+nothing is lost: their directions are as random, but one basis and K numbers each describe them. The next step
+draws the next basis (as random subspaces do in gradient-free optimisation: Nesterov and Spokoiny 2017; Kozak
+et al. 2021). Mean and momentum are those of the whole space.
 """
 
 from collections.abc import Mapping
