@@ -234,9 +234,8 @@ def test_the_divergence_of_a_step_is_taken_where_it_is_quadratic():
         return min(nats(step_D), 0.1)
 
     probes = []
-    strategy = OpenAiEs(
-        3, population=6, sigma=10.0, seed=0, shaping="mean", optimizer="trust_region", orthogonal=True
-    )
+    options = {"shaping": "mean", "optimizer": "trust_region", "trust_region": 0.01, "orthogonal": True}
+    strategy = OpenAiEs(3, population=6, sigma=10.0, seed=0, **options)
     theta_ND = strategy.ask()
     strategy.tell(theta_ND, theta_ND @ np.array([1.0, -2.0, 0.5]), divergence=saturating)
     assert probes[0] > 1.0 and probes[-1] < 0.1

@@ -53,7 +53,7 @@ class OpenAiEsConfig(Section):
     """What becomes of the fitness before it weighs the perturbations."""
     optimizer: Literal["sgd", "adam", "trust_region"] = "adam"
     """What follows the gradient estimate; trust_region is for likelihood fitness."""
-    trust_region: Annotated[float, Field(gt=0)] = 0.01
+    trust_region: Annotated[float, Field(gt=0)] = 0.0025
     """Nats per completion by which a step of the optimizer trust_region may move the policy."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the first moment."""

@@ -67,7 +67,7 @@ class OpenAiEs:
         orthogonal: bool = False,
         shaping: Literal["mean", "z_score", "centred_rank"] = "z_score",
         optimizer: Literal["sgd", "adam", "trust_region"] = "adam",
-        trust_region: float = 0.01,
+        trust_region: float = 0.0025,
         beta1: float = 0.9,
         beta2: float = 0.999,
         subspaces: Subspaces | None = None,
