@@ -2,6 +2,7 @@
 
     python benchmarks/study.py                       # all of it: `make study`
     python benchmarks/study.py B --seeds 3 4         # one study, further seeds
+    python benchmarks/study.py A --seeds 3 4 --entries grpo essa-likelihood
     python benchmarks/study.py --tables              # the tables alone, from the runs that there are
 
 benchmarks/study.yaml says which runs. Two processes of one thread work at a time, each on one run; a finished
@@ -30,6 +31,7 @@ def main() -> None:
     )
     parser.add_argument("studies", nargs="*", help="A to E; default: all")
     parser.add_argument("--seeds", nargs="*", type=int)
+    parser.add_argument("--entries", nargs="*", help="default: all of the study")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -40,7 +42,8 @@ def main() -> None:
         seeds = options.seeds if options.seeds is not None else study.get("seeds", spec["seeds"])
         if not options.tables:
             for stage in ("first", "entries"):
-                jobs = [(name, entry, seed) for seed in seeds for entry in study.get(stage, {})]
+                entries = (stage == "entries" and options.entries) or study.get(stage, {})
+                jobs = [(name, entry, seed) for seed in seeds for entry in entries]
                 with ProcessPoolExecutor(
                     options.workers, get_context("spawn"), max_tasks_per_child=1
                 ) as pool:
