@@ -208,7 +208,7 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
         # settings that do not go together
         ("fitness={name: likelihood}", "sampling.samples_per_prompt = 1: .* use 2 or more"),
         ("strategy={name: openai_es, optimizer: trust_region}", "'trust_region' sizes steps by .* use adam"),
-        ("space={name: lora}", "strategy.name = 'cma_es' adapts .* has others at every step; use openai_es"),
+        ("space={name: lora}", "strategy.name = 'cma_es' searches .* at every step; use openai_es, or"),
         ("fitness.name=likelyhood", "fitness.name = 'likelyhood': .*Did you mean 'likelihood'"),
         # wrong types
         ("adapter.rank=four", "adapter.rank = 'four': input should be a valid integer"),

@@ -134,7 +134,8 @@ class Search:
                 f"Warning: the reward hung or killed its process on {failed} of {cost.num_completions} "
                 "completions, which score reward.failure_score; try it with `evolign check`."
             )
-        state.flat = state.flat + 1 if np.ptp(judged.fitness_N) == 0 else 0
+        flat = judged.metrics["fitness_max"] == judged.metrics["fitness_min"]
+        state.flat = state.flat + 1 if flat else 0
         if state.flat == FLAT_WARNING:
             self._progress.say(_flat_warning(judged.metrics["fitness_of_mean"]))
         return judged.metrics | {

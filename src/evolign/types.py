@@ -39,7 +39,7 @@ class Subspace:
     origin_D: np.ndarray
     """The point that the coordinates 0 stand for."""
     seed: int
-    """Of the directions, which are the same on every machine."""
+    """Of the directions, which a space draws from it: the same everywhere, up to rounding."""
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,19 @@ def test_the_other_coordinates_are_the_singular_values_of_the_origin_wherever_it
             assert np.abs((after.U[:, 0] * before.U[:, 0]).sum()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_factor_of_zeros_has_random_directions_in_place_of_singular_vectors() -> None:
+    space = LoraFactors(adapter(trained=False), terms=1)
+    assert space.subspaces is not None
+    step_K = np.zeros(space.subspaces.dim)
+    step_K[RANK + 1] = 1.0  # B of the first layer
+    one, other = (space.subspaces.lift(Subspace(np.zeros(space.dim), seed), step_K) for seed in (1, 2))
+    width, length = SIDES["wide"]
+    for lifted in (one, other):
+        B = lifted[RANK * width :][: length * RANK]
+        assert np.count_nonzero(B) == length * RANK and np.count_nonzero(lifted) == length * RANK
+    assert not np.allclose(one, other)
+
+
 def test_several_candidates_without_a_subspace_are_refused() -> None:
     space = LoraFactors(adapter())
     with pytest.raises(ValueError, match="2 candidates in one subspace only"):

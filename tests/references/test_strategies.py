@@ -165,7 +165,7 @@ def nats(step_D):
     return float(SENSITIVITY_D @ step_D**2 / 2)
 
 
-def trust_region(slope_D=(1.0, -2.0, 0.5), generations=1, **options):
+def trust_region(slope_D=(1.0, -2.0, 0.5), generations=1, divergence=None, **options):
     """The steps of the mean up a linear slope, (generations, D)."""
     options = {"population": 8, "sigma": 0.1, "seed": 0, "shaping": "mean", **options}
     strategy = OpenAiEs(3, optimizer="trust_region", **options)
@@ -173,7 +173,7 @@ def trust_region(slope_D=(1.0, -2.0, 0.5), generations=1, **options):
     for generation in range(generations):
         theta_ND = strategy.ask()
         slope = slope_D(generation) if callable(slope_D) else np.array(slope_D)
-        strategy.tell(theta_ND, theta_ND @ slope, divergence=nats)
+        strategy.tell(theta_ND, theta_ND @ slope, divergence=divergence or nats)
         means.append(strategy.mean)
     return np.diff(means, axis=0)
 
@@ -214,8 +214,33 @@ def test_steps_shrink_where_estimates_disagree():
     assert nats(torn[-1]) < 0.05 * nats(agreeing[-1])
 
 
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
+def test_an_estimate_far_beyond_those_before_it_moves_by_eight_trust_regions_at_most(beta1):
+    """Uncut, it would move by 10,000 times the trust region, and momentum would go on with it for long."""
+    slopes = [np.array([1.0, -2.0, 0.5])] * 3 + [np.array([100.0, -200.0, 50.0])]
+    slopes += [np.array([1.0, -2.0, 0.5])] * 16
+    options = {"population": 6, "orthogonal": True, "beta1": beta1, "trust_region": 0.01}
+    steps = trust_region(slopes.__getitem__, 20, **options)
+    assert max(map(nats, steps)) <= LONGEST * 0.01 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("nothing", [0.0, math.inf])
+def test_a_divergence_that_cannot_be_measured_moves_nothing(nothing):
+    strategy = OpenAiEs(3, population=6, sigma=0.1, seed=0, optimizer="trust_region")
+    for _ in range(2):
+        theta_ND = strategy.ask()
+        strategy.tell(theta_ND, theta_ND.sum(1), divergence=lambda step_D: nothing)
+        assert not strategy.mean.any()
+
+
+def test_where_rounding_hides_short_steps_the_first_measurement_stands():
+    """No step of the size wanted diverges by less than 0.3 nats here: the next is not shrunk to nothing."""
+    steps = trust_region(generations=3, trust_region=0.01, divergence=lambda step_D: max(nats(step_D), 0.3))
+    assert all(1e-4 < nats(step_D) < 0.1 for step_D in steps)
+
+
 def test_a_step_far_beyond_those_before_it_is_cut_and_soon_forgotten():
-    """The second slope is 100 times the first: unbounded it would move by 5,000 times the trust region."""
+    """The fourth slope is 100 times the others."""
     slopes = [np.array([1.0, -2.0, 0.5])] * 3 + [np.array([100.0, -200.0, 50.0])]
     options = {"population": 6, "orthogonal": True, "beta1": 0.0, "beta2": 0.9, "trust_region": 0.01}
     steps = trust_region(lambda generation: slopes[generation % 4], 8, **options)

@@ -93,8 +93,9 @@ class EssaConfig(Config):
     def _subspaces_need_a_strategy_for_them(self) -> "EssaConfig":
         if self.space.name == "lora" and self.strategy.name != "openai_es":
             raise ValueError(
-                f"strategy.name = {self.strategy.name!r} adapts to the directions that it searches, but "
-                "space.name = 'lora' has others at every step; use openai_es, or space.name = singular_values"
+                f"strategy.name = {self.strategy.name!r} searches one space throughout, but "
+                "space.name = 'lora' is searched in another subspace at every step; use openai_es, or "
+                "space.name = singular_values"
             )
         return self
 

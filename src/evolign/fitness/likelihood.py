@@ -25,8 +25,8 @@ policy that sampled, and the clip keeps the mean near it.
 
 Two sizes are held in nats per completion, which mean the same for every model. How far candidates are from
 the mean, KL(mean || theta), costs nothing more to measure, and sigma is scaled towards `fitness.divergence`
-after every step. How far a step moves the mean is measured by one more reading, and is the strategy's to use
-(`openai_es`, `optimizer: trust_region`).
+after every step. How far a step moves the mean is measured by a few more readings by one candidate, and is
+the strategy's to use (`openai_es`, `optimizer: trust_region`).
 """
 
 from collections.abc import Sequence

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from evolign.policy.adapter import Adapter, Lora
+from evolign.policy.fixed import Fixed
 from evolign.policy.space import SharedFactors
 from evolign.seeding import stream
 from evolign.types import Population, Subspace, Subspaces
@@ -68,8 +69,7 @@ class LoraFactors:
     def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
         """See `SearchSpace.shared_factors`."""
         if population.subspace is None:
-            for name, lora in self.decode(_only(population)).modules.items():
-                yield SharedFactors(name, lora.A.T, torch.eye(len(lora.A)), lora.B, lora.scaling)
+            yield from Fixed(self.decode(_only(population))).shared_factors(population)
             return
         drawn = self._directions(population.subspace)
         for (name, lora), of_A, of_B in zip(
@@ -82,8 +82,7 @@ class LoraFactors:
         """See `SearchSpace.scales`."""
         if population.subspace is None:
             _check(_only(population), self.dim)
-            ones = torch.ones(1, sum(len(lora.A) for lora in self._loras))
-            return ones, ones
+            return Fixed(self._adapter).scales(population)
         _check(population.theta_ND[0], sum(self._widths))
         drawn = self._directions(population.subspace)
         pieces = np.split(population.theta_ND, np.cumsum(self._widths)[:-1], axis=1)
@@ -128,6 +127,9 @@ class LoraFactors:
     def _draw(self, generator: np.random.Generator, factor: np.ndarray, weight: float) -> _Directions:
         rows, columns = factor.shape
         u, s, v_t = np.linalg.svd(factor, full_matrices=False)
+        if not s.any():  # the singular vectors of a zero matrix are arbitrary
+            u, v_t = (_orthonormal(generator, length, len(s)) for length in (rows, columns))
+            v_t = v_t.T
         size = [weight * np.sqrt(factor.size / len(s))] * len(s)
         size += [weight * np.sqrt(factor.size / self._terms)] * self._terms
         return _Directions(

@@ -29,10 +29,10 @@ from evolign.strategies.shaping import SHAPINGS
 from evolign.types import Subspace, Subspaces
 
 LONGEST = 8.0
-"""A step moves the policy by no more than so many times the trust region, whatever its estimate."""
+"""An estimate moves the policy by no more than so many times the trust region."""
 PROBE_RANGE = 4.0
 """The divergence of a step is measured on one within this factor of the trust region."""
-PROBES = 20
+PROBES = 12
 
 
 class OpenAiEs:
@@ -43,10 +43,10 @@ class OpenAiEs:
     ball around the optimum whose radius follows from both. `orthogonal` perturbations have the variance of
     Gaussian ones and look in N different directions (Choromanski et al. 2018), as long as N <= D.
 
-    `trust_region` follows the momentum itself, scaled so that a step whose estimate agrees with those before
-    it moves the policy by that many nats, and less the more they disagree: Adam's rule with one second moment
-    for all coordinates, which is that of the divergence a step along the estimate would cause. A single
-    estimate far beyond those before it moves by no more than `LONGEST` times as much.
+    `trust_region` follows the momentum itself: Adam's rule with one second moment for all coordinates, which
+    is that of the divergence a step along the estimate would cause. So a usual step moves the policy by that
+    many nats; with momentum by less the more estimates disagree, without it by less the smaller they become.
+    An estimate far beyond those before it counts as one that moves by `LONGEST` times as much.
 
     >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
@@ -83,7 +83,7 @@ class OpenAiEs:
             raise ConfigError(
                 f"strategy.population = {population}: {directions} directions cannot be orthogonal in "
                 f"{width} dimensions; use at most {population * width // directions}, or set "
-                "strategy.orthogonal = false"
+                "strategy.orthogonal = false, or give the space more dimensions"
             )
         self.population = population
         self._sigma = float(sigma)
@@ -107,7 +107,7 @@ class OpenAiEs:
 
     @property
     def sigma(self) -> float:
-        """The standard deviation of the perturbations, constant."""
+        """The standard deviation of the perturbations; only `step_scale` changes it."""
         return self._sigma
 
     @property
@@ -163,43 +163,52 @@ class OpenAiEs:
         if self._optimizer == "sgd":
             return learning_rate * gradient_D
         if self._optimizer == "adam":
-            first_D, second_D = self._moments(gradient_D, gradient_D**2)
-            return learning_rate * first_D / (np.sqrt(second_D) + 1e-8)
+            second_D = self._second_moment(gradient_D**2)
+            return learning_rate * self._first_moment(gradient_D) / (np.sqrt(second_D) + 1e-8)
         assert divergence is not None, "the configuration pairs trust regions with fitness that has one"
         usual = self._moment2_D[0] / (1 - self._beta2**self._steps) if self._steps else 0.0
-        if usual > 0:
-            scale = np.sqrt(self._trust_region / usual)
-            nats = self._nats_per_square(gradient_D, divergence, scale)
-            remembered = min(nats, LONGEST * usual)
-        else:
-            scale = self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D)
-            nats = remembered = self._nats_per_square(gradient_D, divergence, scale)
-        first_D, second = self._moments(gradient_D, np.array([remembered]))
-        return np.sqrt(self._trust_region / max(second[0], nats / LONGEST, 1e-300)) * first_D
+        scale = np.sqrt(self._trust_region / usual) if usual else 0.0
+        nats = self._nats_per_square(
+            gradient_D, divergence, scale or self._as_long_as_a_candidate(gradient_D)
+        )
+        if not 0 < nats < np.inf:
+            return np.zeros_like(gradient_D)
+        (second,) = self._second_moment(np.array([min(nats, LONGEST * usual) if usual else nats]))
+        first_D = self._first_moment(gradient_D * min(1.0, np.sqrt(LONGEST * second / nats)))
+        return np.sqrt(self._trust_region / second) * first_D
 
     def _nats_per_square(self, gradient_D: np.ndarray, divergence: Divergence, scale: float) -> float:
         """The divergence of a short step along the gradient, over the square of its scale.
 
         Divergence is quadratic for short steps only, so it is measured on one of about the trust region;
-        `scale` is a first guess.
+        `scale` is a first guess. It stands where no such step is found: in bfloat16 the divergence of long
+        completions may not fall below what rounding makes of it.
         """
+        measured = []
         for _ in range(PROBES):
             nats = divergence(scale * gradient_D)
+            measured.append(nats / scale**2)
             if nats > PROBE_RANGE * self._trust_region:
                 scale /= 2
             elif nats * PROBE_RANGE < self._trust_region:
                 scale *= 2
             else:
-                break
-        return nats / scale**2
+                return measured[-1]
+        return measured[0]
 
-    def _moments(self, gradient_D: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Moving averages of the gradient and of its square, in whatever sense, without their bias."""
-        beta1, beta2 = self._beta1, self._beta2
+    def _as_long_as_a_candidate(self, gradient_D: np.ndarray) -> float:
+        return float(self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D))
+
+    def _second_moment(self, square: np.ndarray) -> np.ndarray:
+        """Moving average of the gradient's square, in whatever sense, without its bias; begins a step."""
         self._steps += 1
-        self._moment1_D = beta1 * self._moment1_D + (1 - beta1) * gradient_D
-        self._moment2_D = beta2 * self._moment2_D + (1 - beta2) * square
-        return self._moment1_D / (1 - beta1**self._steps), self._moment2_D / (1 - beta2**self._steps)
+        self._moment2_D = self._beta2 * self._moment2_D + (1 - self._beta2) * square
+        return self._moment2_D / (1 - self._beta2**self._steps)
+
+    def _first_moment(self, gradient_D: np.ndarray) -> np.ndarray:
+        """The same of the gradient itself, after `_second_moment`."""
+        self._moment1_D = self._beta1 * self._moment1_D + (1 - self._beta1) * gradient_D
+        return self._moment1_D / (1 - self._beta1**self._steps)
 
     def _noise(self) -> np.ndarray:
         """eps_ND of this generation; the second half mirrors the first if antithetic."""
