@@ -3,7 +3,7 @@
     python benchmarks/quantization.py --json                  # three seeds, needs evolign[quant]
     python benchmarks/quantization.py --seeds 1 --generations 4
 
-The run is recipes/embedded/essa-likelihood.yaml, as the ESSA paper's Table 2 compares precisions: warm
+The run is recipes/quickstart.yaml, as the ESSA paper's Table 2 compares precisions: warm
 start, evolution and evaluation all happen over the weights named. Memory is also that of a random model of 33
 million parameters, Qwen2's architecture, which is loaded but not run.
 """
@@ -23,7 +23,7 @@ from evolign.methods import run
 from evolign.policy.base_model import load_base_model
 from evolign.recipe import load
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "embedded" / "essa-likelihood.yaml"
+RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 PRECISIONS: dict[str, dict[str, str | None]] = {
     "float32": {"dtype": "float32", "quantization": None},
     "bfloat16": {"dtype": "bfloat16", "quantization": None},
