@@ -59,12 +59,13 @@ class LoraFactors:
         self._loras = list(adapter.modules.values())
         self._widths = [len(lora.A) + terms for lora in self._loras for _ in "AB"]
         self.dim = sum(lora.A.numel() + lora.B.numel() for lora in self._loras)
-        self.subspaces: Subspaces | None = Subspaces(sum(self._widths), self._lift)
+        self._width = sum(self._widths)
+        self.subspaces: Subspaces | None = Subspaces(self._width, self._lift)
         self._weights = [weight for lora in self._loras for weight in _weights(lora)]
         self._drawn: tuple[Subspace, list[_Directions]] | None = None
 
     def __str__(self) -> str:
-        return f"{self.dim:,} LoRA weights of {len(self._loras)} layers in subspaces of {sum(self._widths):,}"
+        return f"{self.dim:,} LoRA weights of {len(self._loras)} layers in subspaces of {self._width:,}"
 
     def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
         """See `SearchSpace.shared_factors`."""
@@ -83,9 +84,9 @@ class LoraFactors:
         if population.subspace is None:
             _check(_only(population), self.dim)
             return Fixed(self._adapter).scales(population)
-        _check(population.theta_ND[0], sum(self._widths))
+        _check(population.theta_ND[0], self._width)
         drawn = self._directions(population.subspace)
-        pieces = np.split(population.theta_ND, np.cumsum(self._widths)[:-1], axis=1)
+        pieces = self._per_factor(population.theta_ND)
         scales = [factor.scales(piece) for factor, piece in zip(drawn, pieces, strict=True)]
         return _tensor(np.concatenate(scales[::2], axis=1)), _tensor(np.concatenate(scales[1::2], axis=1))
 
@@ -100,9 +101,12 @@ class LoraFactors:
 
     def _lift(self, subspace: Subspace, step_K: np.ndarray) -> np.ndarray:
         """See `Subspaces.lift`."""
-        pieces = np.split(step_K, np.cumsum(self._widths)[:-1])
-        drawn = self._directions(subspace)
+        drawn, pieces = self._directions(subspace), self._per_factor(step_K)
         return np.concatenate([factor.lift(z).ravel() for factor, z in zip(drawn, pieces, strict=True)])
+
+    def _per_factor(self, coordinates: np.ndarray) -> list[np.ndarray]:
+        """Coordinates, (..., K), of A and of B of every layer in turn."""
+        return np.split(coordinates, np.cumsum(self._widths)[:-1], axis=-1)
 
     def _factors(self, theta_D: np.ndarray) -> Iterator[np.ndarray]:
         """A and B of every layer in turn, float64."""
