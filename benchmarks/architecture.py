@@ -2,12 +2,18 @@
 
     python benchmarks/architecture.py --out runs/study/D/model        # about ten minutes
 
-Data, size, steps and tokenizer are those of `evolign.embedded.train`. Study D evolves it.
+Data, size, steps and tokenizer are those of `tools/embedded/train.py`. Study D evolves it.
 """
 
-from evolign.embedded import train as llama
-from evolign.embedded.pretraining import build_tokenizer, output_folder, special_ids, train
+import sys
+from pathlib import Path
+
 from evolign.seeding import key, stream
+
+sys.path.append(str(Path(__file__).parents[1] / "tools" / "embedded"))
+
+import train as llama
+from pretraining import build_tokenizer, output_folder, special_ids, train
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ import torch
 from peft import PeftModel
 
 from evolign.config import ModelConfig
-from evolign.engines.transformers import TransformersEngine
+from evolign.config.recipe import load
+from evolign.engines.transformers.engine import TransformersEngine
 from evolign.policy.base_model import BaseModel, load_base_model
-from evolign.policy.borrowing import quiet
 from evolign.policy.policy import fixed_policy
-from evolign.recipe import load
+from evolign.policy.restoring import quiet
 from evolign.tasks.arithmetic import MARKER, OPERATIONS, distinct_problems
 from evolign.tasks.summaries import distinct_stories
 from evolign.types import Example, Population, Sampling

@@ -72,9 +72,9 @@ def embedded_model() -> Any:
 
 def random_model() -> Any:
     """33 million random parameters in Qwen2's architecture."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from evolign.embedded.random_qwen2 import build_tokenizer
+    from evolign import embedded
     from evolign.policy.base_model import BaseModel
 
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def random_model() -> Any:
         )
     )
     model.generation_config.update(pad_token_id=0, eos_token_id=2)
-    return BaseModel(model, build_tokenizer(), "random")
+    return BaseModel(model, AutoTokenizer.from_pretrained(embedded.path("tiny-random-qwen2")), "random")
 
 
 def saved(base: Any, folder: Path) -> str:
@@ -111,10 +111,10 @@ class Bench:
     """One model with 32 candidates, as every contender wants them."""
 
     def __init__(self, base: Any, folder: Path) -> None:
+        from evolign.config.recipe import parse
         from evolign.policy.adapter import Adapter, Lora, read_adapter
         from evolign.policy.policy import Policy, load_policy
-        from evolign.policy.singular_values import SingularValues
-        from evolign.recipe import parse
+        from evolign.policy.spaces.singular_values import SingularValues
         from evolign.types import Population
 
         config = parse({"adapter": {"rank": RANK, "target_modules": "all-linear", "warm_start": None}})
@@ -167,7 +167,7 @@ class Bench:
 
     def ours(self, policy: Any, texts: list[str], tokens: int) -> np.ndarray:
         """Our engine; its first passes, which notice what layers have in common, are not timed."""
-        from evolign.engines.transformers import TransformersEngine
+        from evolign.engines.transformers.engine import TransformersEngine
         from evolign.types import Example, Sampling
 
         rows = [Example(id=str(i), prompt=text) for i, text in enumerate(texts)]

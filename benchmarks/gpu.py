@@ -59,9 +59,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def random_base(name: str, device: torch.device) -> Any:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from evolign.embedded.random_qwen2 import build_tokenizer
+    from evolign import embedded
     from evolign.policy.base_model import BaseModel
 
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def random_base(name: str, device: torch.device) -> Any:
     with torch.device(device):
         model = Qwen2ForCausalLM(config).to(dtype)
     model.generation_config.update(pad_token_id=0, eos_token_id=2)
-    return BaseModel(model, build_tokenizer(), "random")
+    return BaseModel(model, AutoTokenizer.from_pretrained(embedded.path("tiny-random-qwen2")), "random")
 
 
 def contenders(bench: Bench, prompts: int, tokens: int) -> dict[str, Callable[[], Any]]:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-CLI = "import sys; from evolign.cli import main; sys.exit(main())"
+CLI = "import sys; from evolign.cli.app import main; sys.exit(main())"
 PROMPTS, SAMPLES, TOKENS = 64, 8, 8
 FEW = 8
 """Prompts of a step of GRPO, whose 512 rows would not fit the machine."""
@@ -70,11 +70,11 @@ def base(model: str) -> None:
     from engine import NoSpace
 
     from evolign.config import ModelConfig
-    from evolign.engines.transformers import TransformersEngine
+    from evolign.config.recipe import parse
+    from evolign.engines.transformers.engine import TransformersEngine
     from evolign.policy.adapter import Adapter
     from evolign.policy.base_model import load_base_model
     from evolign.policy.policy import Policy
-    from evolign.recipe import parse
     from evolign.tasks import build_task
     from evolign.types import Population, Sampling
 

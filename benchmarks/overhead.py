@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from engine import random_model
 
-from evolign.engines.transformers import TransformersEngine
-from evolign.generation import score_completions
+from evolign.config.recipe import parse
+from evolign.engines.transformers.engine import TransformersEngine
+from evolign.evolution.prompts import score_completions
 from evolign.policy.policy import load_policy
-from evolign.recipe import parse
-from evolign.rundir import RunDir
+from evolign.rewards.scoring import Scorer
+from evolign.runs.directory import RunDir
 from evolign.strategies.cma_es import CmaEs
 from evolign.tasks import build_task
-from evolign.tasks.scoring import Scorer
 from evolign.types import Population, Sampling
 
 RANK, DIMENSIONS = 128, 8192

@@ -17,11 +17,11 @@ from typing import Any
 
 from engine import random_model, saved
 
+from evolign.commands.run import run
 from evolign.config import ModelConfig
-from evolign.engines.memory import weight_bytes
-from evolign.methods import run
+from evolign.config.recipe import load
+from evolign.engines.transformers.memory import weight_bytes
 from evolign.policy.base_model import load_base_model
-from evolign.recipe import load
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 PRECISIONS: dict[str, dict[str, str | None]] = {

@@ -57,8 +57,8 @@ def main() -> None:
 def make(name: str, entry: str, seed: int) -> str:
     """One run, finished; and what is measured of it beside its own test."""
     import evolign
-    from evolign.display import Silent
-    from evolign.recipe import parse
+    from evolign.config.recipe import parse
+    from evolign.runs.progress import Silent
 
     study = yaml.safe_load((HERE / "study.yaml").read_text())["studies"][name]
     out = RUNS / name / entry / f"seed{seed}"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from evolign.config import CONFIGS, GradientConfig, Section
-from evolign.recipe import DEFAULT_METHOD
+from evolign.config.recipe import DEFAULT_METHOD
 
 HEAD = """\
 # Configuration

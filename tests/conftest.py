@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from tiny_models import CONFIGS, randomised, save_tiny
 
 if TYPE_CHECKING:
@@ -99,8 +96,8 @@ def policy(
     made: dict[tuple[str, str, str], Policy] = {}
 
     def make(architecture: str, targets: str = "attention", start: str = "trained") -> "Policy":
+        from evolign.config.recipe import parse
         from evolign.policy.policy import load_policy
-        from evolign.recipe import parse
 
         wanted = (architecture, targets, start)
         if wanted in made:

@@ -8,18 +8,18 @@ from typing import Any
 
 _NAMES = {
     "Config": "evolign.config:Config",
-    "Result": "evolign.methods:Result",
-    "assess": "evolign.assessment:assess",
-    "check": "evolign.preflight:check",
+    "Result": "evolign.commands.run:Result",
+    "assess": "evolign.commands.evaluate:assess",
+    "check": "evolign.commands.check:check",
     "compare": "evolign.comparison:compare",
-    "evolve": "evolign.api:evolve",
-    "export": "evolign.assessment:export",
+    "evolve": "evolign.commands.evolve:evolve",
+    "export": "evolign.commands.export:export",
     "judge": "evolign.judging.contest:judge",
-    "load_config": "evolign.recipe:load",
-    "quickstart": "evolign.demo:quickstart",
-    "registries": "evolign.registry:registries",
-    "resume": "evolign.methods:resume",
-    "run": "evolign.methods:run",
+    "load_config": "evolign.config.recipe:load",
+    "quickstart": "evolign.commands.quickstart:quickstart",
+    "registries": "evolign.commands.list:registries",
+    "resume": "evolign.commands.run:resume",
+    "run": "evolign.commands.run:run",
 }
 __all__ = sorted(_NAMES)
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from evolign.errors import ConfigError
-from evolign.policy import SPACES
 from evolign.policy.adapter import Adapter, Lora
-from evolign.policy.lora import LoraFactors
 from evolign.policy.policy import Policy
-from evolign.policy.singular_values import SingularValues
-from evolign.policy.space import SearchSpace, SharedFactors
+from evolign.policy.spaces import SPACES
+from evolign.policy.spaces.base import SearchSpace, SharedFactors
+from evolign.policy.spaces.lora import LoraFactors
+from evolign.policy.spaces.singular_values import SingularValues
 from evolign.types import Population, Subspace
 
 RANK = 6

@@ -6,8 +6,8 @@ import io
 import numpy as np
 import pytest
 
+from evolign.config.recipe import parse
 from evolign.errors import ConfigError, RunError
-from evolign.recipe import parse
 from evolign.strategies import STRATEGIES, CmaEs, OpenAiEs, Snes, build_strategy
 
 DIM, POPULATION, SIGMA = 6, 8, 0.3

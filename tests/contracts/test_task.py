@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from evolign.recipe import parse
+from evolign.config.recipe import parse
+from evolign.rewards.check import check_reward
+from evolign.rewards.scoring import Scorer
 from evolign.tasks import TASKS, build_task
 from evolign.tasks.base import Task, check_disjoint, check_splits, prompt_key
-from evolign.tasks.check import check_reward
 from evolign.tasks.rows import Rows
-from evolign.tasks.scoring import Scorer
 
 
 class Config:

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolign.calibration import TOLERANCE, bisect, calibrate, candidates_at
 from evolign.config import EssaConfig
-from evolign.display import Silent
+from evolign.config.recipe import dump, parse
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
-from evolign.evolution import Outcome, evolve
-from evolign.generation import change_rate, draw_prompts, with_mean_row
+from evolign.evolution.loop import Outcome, evolve
+from evolign.evolution.prompts import change_rate, draw_prompts, with_mean_row
+from evolign.evolution.step_size import TOLERANCE, bisect, calibrate, candidates_at
 from evolign.metrics import bootstrap, interval, wilson
-from evolign.recipe import dump, parse
-from evolign.rundir import RunDir
+from evolign.rewards.scoring import Scores
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Silent
 from evolign.seeding import stream
 from evolign.strategies import STRATEGIES
-from evolign.tasks.scoring import Scores
 from evolign.types import Example, Population, Rollouts, Sampling
 
 OPTIMUM = np.array([1.0, -2.0, 0.5, 1.5])

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tiny_models import save_tiny
 
-EVOLIGN = [sys.executable, "-c", "from evolign.cli import main; main()"]
+EVOLIGN = [sys.executable, "-c", "from evolign.cli.app import main; main()"]
 LETTERS = ("abcdefghijkl", "mnopqrstuvwx", "0123456789+-")
 REWARD = '''
 """The share of a completion's characters that its row wants. A file named trap beside this one, holding
@@ -122,7 +122,7 @@ def cli(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """`cli("run", ...)` is exit status, output and errors of the command, in this process."""
-    from evolign.cli import main
+    from evolign.cli.app import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["evolign", *map(str, arguments)])

@@ -180,7 +180,7 @@ def test_check_tells_a_model_that_is_no_language_model(cli: Cli, recipe: Path, t
 
 
 def test_list_names_everything_with_a_line_about_it(cli: Cli) -> None:
-    from evolign.registry import registries
+    from evolign.commands.list import registries
 
     status, output, _ = cli("list")
     assert status == 0

@@ -83,7 +83,7 @@ def test_on_a_terminal_nothing_is_spent_without_a_yes(tmp_path: Path) -> None:
     def answered(server: Any, keys: str) -> subprocess.CompletedProcess[str]:
         ours, theirs = pty.openpty()
         os.write(ours, keys.encode())
-        command = [sys.executable, "-c", "from evolign.cli import main; main()", "judge", "rows.jsonl"]
+        command = [sys.executable, "-c", "from evolign.cli.app import main; main()", "judge", "rows.jsonl"]
         try:
             return subprocess.run(
                 [*command, "--by", "gpt-x", "--url", server.url],

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tiny_models import save_tiny
 
+from evolign.commands.run import resume
 from evolign.errors import RunError
-from evolign.methods import resume
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Substance = Callable[[Path], dict[str, Any]]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from training_runs import ON_POLICY, write_recipe, write_task
 
+from evolign.commands.run import METHODS, run
 from evolign.config import CONFIGS
-from evolign.display import Silent
-from evolign.methods import METHODS, run
-from evolign.recipe import load, parse
-from evolign.rundir import read_rows
+from evolign.config.recipe import load, parse
+from evolign.runs.directory import read_rows
+from evolign.runs.progress import Silent
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "embedded"
 RUN_DIRECTORY = Path(__file__).parents[2] / "docs" / "run_directory.md"
@@ -167,7 +167,7 @@ def test_a_reward_model_scores_elsewhere_what_it_scored_in_the_final_test(tmp_pa
 def test_all_weights_are_exported_as_a_model_that_can_be_evaluated(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from evolign.assessment import assess
+    from evolign.commands.evaluate import assess
 
     path = tmp_path / "run"
     run(load(write_recipe(tmp_path / "recipe.json", "sft", adapter=None)), path, progress=Silent())
@@ -202,7 +202,7 @@ def test_a_trained_reward_model_is_the_reward_of_evolution(tmp_path: Path) -> No
     }
     result = run(parse(sections), tmp_path / "run", progress=Silent())
     [pair, *_] = [row for row in read_rows(tmp_path / "run" / "samples.jsonl") if row.get("stage") == "final"]
-    from evolign.tasks.classifier import Classifier
+    from evolign.rewards.classifier import Classifier
 
     score = Classifier(str(tmp_path / "judge" / "model"))([pair["prompt"]], [pair["completion"]])
     assert score == [pytest.approx(pair["score"], abs=1e-5)]

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from training_runs import processes, run_file, write_recipe
 
-from evolign.display import Silent
+from evolign.commands.run import resume, run
+from evolign.config.recipe import load
 from evolign.errors import RunError
-from evolign.methods import resume, run
-from evolign.recipe import load
-from evolign.rundir import read_rows
+from evolign.runs.directory import read_rows
+from evolign.runs.progress import Silent
 
 PATIENCE_SECONDS = 120
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolign.display import Silent
+from evolign.config.recipe import dump, parse
 from evolign.engines.fake import FakeEngine
-from evolign.evolution import evolve
-from evolign.recipe import dump, parse
-from evolign.rundir import RunDir
-from evolign.tasks.scoring import Scores
+from evolign.evolution.loop import evolve
+from evolign.rewards.scoring import Scores
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Silent
 from evolign.types import Example
 
 GOLDEN = Path(__file__).with_name("evolution.json")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evolign.engines.transformers import TransformersEngine
+from evolign.engines.transformers.engine import TransformersEngine
 from evolign.errors import ConfigError, EngineError
 from evolign.policy.policy import Policy
 from evolign.types import Example, Population, Rollouts, Sampling

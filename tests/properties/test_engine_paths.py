@@ -11,14 +11,15 @@ from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import DynamicCache
 
-from evolign.engines import linear as one_dnn
-from evolign.engines.attention import attend
-from evolign.engines.cache import in_place_cache
-from evolign.engines.noise import Noise, gumbel
-from evolign.engines.scaled_lora import ScaledLora
-from evolign.engines.transformers import TransformersEngine
+from evolign.engines.transformers import decoding
+from evolign.engines.transformers import linear as one_dnn
+from evolign.engines.transformers.attention import attend
+from evolign.engines.transformers.engine import TransformersEngine
+from evolign.engines.transformers.kv_cache import in_place_cache
+from evolign.engines.transformers.noise import Noise, gumbel
+from evolign.engines.transformers.scaled_lora import ScaledLora
 from evolign.policy.policy import Policy
-from evolign.policy.space import SharedFactors
+from evolign.policy.spaces.base import SharedFactors
 from evolign.types import Example, Population, Sampling
 
 TEXT = "12+34=? the sum is: (7*8)-x/2, no."
@@ -40,7 +41,7 @@ def tokens(policy: Policy, lengths: tuple[int, ...], **options: Any) -> np.ndarr
 def test_the_cache_in_place_returns_what_the_growing_one_does(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evolign.engines.cache.GROWTH", 2)  # so that it grows on the way
+    monkeypatch.setattr("evolign.engines.transformers.kv_cache.GROWTH", 2)  # so that it grows on the way
     config = SimpleNamespace(
         get_text_config=lambda decoder: SimpleNamespace(
             layer_types=["full_attention" if window is None else "sliding_attention"] * 2,
@@ -112,10 +113,10 @@ def test_tokens_are_the_same_with_and_without_every_faster_path(
     assert len(set(together.flat)) > 0.8 * together.size
 
     monkeypatch.setattr(one_dnn, "_available", lambda: False)
-    monkeypatch.setattr("evolign.engines.attention.NAME", "sdpa")
+    monkeypatch.setattr("evolign.engines.transformers.attention.NAME", "sdpa")
     monkeypatch.setattr("transformers.AttentionInterface.register", lambda *args: None)
     monkeypatch.setattr("transformers.AttentionMaskInterface.register", lambda *args: None)
-    monkeypatch.setattr("evolign.engines.decoding.in_place_cache", lambda config: DynamicCache(config=config))
+    monkeypatch.setattr(decoding, "in_place_cache", lambda config: DynamicCache(config=config))
     monkeypatch.setattr(ScaledLora, "_notice", lambda self, layer, x: None)  # no layers stacked
     assert (tokens(chosen, lengths) == together).all()
 

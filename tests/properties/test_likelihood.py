@@ -12,22 +12,22 @@ import pytest
 import torch
 from peft import PeftModel
 
-from evolign.display import Silent
+from evolign.commands.run import resume, run
+from evolign.config.recipe import load, parse
 from evolign.engines.fake import FakeEngine
-from evolign.engines.reading import token_logprobs
-from evolign.engines.scaled_lora import ScaledLora
-from evolign.engines.transformers import TransformersEngine
+from evolign.engines.transformers.engine import TransformersEngine
+from evolign.engines.transformers.log_probs import token_logprobs
+from evolign.engines.transformers.scaled_lora import ScaledLora
 from evolign.errors import RewardError
-from evolign.fitness import LikelihoodFitness
-from evolign.fitness.base import NO_COST
-from evolign.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
-from evolign.methods import resume, run
+from evolign.evolution.fitness import LikelihoodFitness
+from evolign.evolution.fitness.base import NO_COST
+from evolign.evolution.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
 from evolign.policy.adapter import Adapter
-from evolign.policy.lora import LoraFactors
 from evolign.policy.policy import Policy
-from evolign.recipe import load, parse
+from evolign.policy.spaces.lora import LoraFactors
+from evolign.rewards.scoring import Scores
+from evolign.runs.progress import Silent
 from evolign.strategies.openai_es import LONGEST
-from evolign.tasks.scoring import Scores
 from evolign.types import Example, Population, Sampling, Subspace
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "embedded" / "essa-likelihood.yaml"

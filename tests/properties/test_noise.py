@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolign.engines.noise import Noise, gumbel
+from evolign.engines.transformers.noise import Noise, gumbel
 from evolign.seeding import key
 
 DRAWS = 200_000
@@ -78,7 +78,7 @@ def test_sixteen_million_values_are_finite_and_reach_into_both_tails() -> None:
 @pytest.mark.parametrize("bits", [0, -1, -(2**63), 2**63 - 1, (1 << 40) - 1, -(1 << 24)])
 def test_noise_is_finite_at_both_ends_of_the_range(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An infinite value would choose its token against any logits."""
-    monkeypatch.setattr("evolign.engines.noise._mix", lambda x: torch.full_like(x, bits))
+    monkeypatch.setattr("evolign.engines.transformers.noise._mix", lambda x: torch.full_like(x, bits))
     assert gumbel(torch.tensor([1]), 0, 3).isfinite().all()
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from evolign.trainers.objectives import OBJECTIVES
-from evolign.trainers.ppo_objective import gae, policy_loss, token_rewards, whiten
+from evolign.trainers.losses import OBJECTIVES
+from evolign.trainers.ppo_losses import gae, policy_loss, token_rewards, whiten
 
 P, J, T = 4, 5, 6
 RELATIVE = ["eso", "unlikelihood", "rrhf"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from evolign.trainers.ppo_objective import gae, policy_loss, token_rewards, value_loss, whiten
+from evolign.trainers.ppo_losses import gae, policy_loss, token_rewards, value_loss, whiten
 
 B, T = 4, 6
 

@@ -23,16 +23,16 @@ from prepared_trainers import (
 from tiny_models import save_tiny
 from training_runs import ON_POLICY, examples, share, task, tree
 
+from evolign.commands.run import run
 from evolign.config import ModelConfig
-from evolign.display import Silent
+from evolign.config.recipe import parse
 from evolign.engines import build_engine
-from evolign.engines.reading import token_logprobs
+from evolign.engines.transformers.log_probs import token_logprobs
 from evolign.errors import ConfigError
-from evolign.methods import run
 from evolign.policy.base_model import BaseModel, load_base_model
-from evolign.policy.borrowing import on_one_gpu
-from evolign.recipe import parse
-from evolign.rundir import read_rows
+from evolign.policy.restoring import on_one_gpu
+from evolign.runs.directory import read_rows
+from evolign.runs.progress import Silent
 from evolign.seeding import key
 from evolign.trainers.session import POLICY
 from evolign.types import Example, Sampling

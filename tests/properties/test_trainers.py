@@ -20,14 +20,14 @@ from prepared_trainers import (
 )
 from training_runs import examples, task, tree
 
+from evolign.commands.run import run
 from evolign.config import ModelConfig
-from evolign.display import Silent
+from evolign.config.recipe import dump, parse
 from evolign.errors import ConfigError, RewardError
-from evolign.methods import run
 from evolign.policy.base_model import BaseModel, load_base_model
-from evolign.policy.borrowing import quiet
-from evolign.recipe import dump, parse
-from evolign.rundir import RunDir, read_rows
+from evolign.policy.restoring import quiet
+from evolign.runs.directory import RunDir, read_rows
+from evolign.runs.progress import Silent
 from evolign.trainers.reward_model import Classifier, PairSession, PairTrainer
 from evolign.trainers.trainer import Recorder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gsm8k-smoke.yaml"
-EVOLIGN = [sys.executable, "-c", "from evolign.cli import main; main()"]
+EVOLIGN = [sys.executable, "-c", "from evolign.cli.app import main; main()"]
 
 pytestmark = pytest.mark.skipif(
     "EVOLIGN_DATA" not in os.environ, reason="EVOLIGN_DATA is not set: no GSM8K rows here"

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
+from evolign.rewards.scoring import Scorer
 from evolign.tasks.base import prompt_key
 from evolign.tasks.gsm8k import Gsm8k
-from evolign.tasks.scoring import Scorer
 
 pytestmark = pytest.mark.skipif(
     "EVOLIGN_DATA" not in os.environ,

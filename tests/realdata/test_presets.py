@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from evolign.recipe import parse
+from evolign.config.recipe import parse
+from evolign.rewards.scoring import Scorer
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_disjoint, check_splits
-from evolign.tasks.scoring import Scorer
 
 pytestmark = pytest.mark.skipif(
     "EVOLIGN_DATA" not in os.environ,

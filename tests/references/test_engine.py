@@ -12,10 +12,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evolign.engines.noise import gumbel
-from evolign.engines.transformers import TransformersEngine
-from evolign.policy.lora import LoraFactors
+from evolign.engines.transformers.engine import TransformersEngine
+from evolign.engines.transformers.noise import gumbel
 from evolign.policy.policy import Policy
+from evolign.policy.spaces.lora import LoraFactors
 from evolign.seeding import key
 from evolign.types import Example, Population, Rollouts, Sampling, Subspace
 

@@ -10,7 +10,7 @@ import torch
 from tiny_models import LLAMA_LIKE, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evolign.engines.transformers import TransformersEngine
+from evolign.engines.transformers.engine import TransformersEngine
 from evolign.errors import ConfigError
 from evolign.policy.base_model import BaseModel
 from evolign.policy.policy import fixed_policy

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolign.trainers.objectives import Reduction, eso, rrhf, self_critical, unlikelihood
-from evolign.trainers.ppo_objective import gae, policy_loss, token_rewards, value_loss, whiten
+from evolign.trainers.losses import Reduction, eso, rrhf, self_critical, unlikelihood
+from evolign.trainers.ppo_losses import gae, policy_loss, token_rewards, value_loss, whiten
 
 LOGPROB = [
     [[-0.5, -0.5], [-1.5, -0.5], [-4.0, -9.0]],

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from evolign.comparison.loading import Runs
 from evolign.comparison.markdown import markdown as as_markdown
 from evolign.comparison.page import page
-from evolign.comparison.reading import Runs
 from evolign.comparison.report import Comparison, build
 from evolign.errors import RunError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from evolign.comparison.reading import LeftOut, Run
+from evolign.comparison.loading import LeftOut, Run
 
 SHORT = {"learning_rate": "lr"}
 ABSENT = "–"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evolign.comparison.reading import Run, number
+from evolign.comparison.loading import Run, number
 
 CONFIDENCE = 0.95
 

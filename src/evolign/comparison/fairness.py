@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from evolign.comparison.entries import Entry, differences
 from evolign.comparison.estimates import Estimate, own_interval
-from evolign.comparison.reading import Run
+from evolign.comparison.loading import Run
 
 JUDGED_BY = ("reward", "metric")
 """Settings of a task that change what a score means; other rows to test on show in the fingerprints."""

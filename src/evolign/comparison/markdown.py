@@ -1,7 +1,7 @@
 """The comparison as Markdown: the tables, what to know before reading them, and the commands."""
 
-from evolign.comparison.commands import commands
 from evolign.comparison.report import Comparison
+from evolign.comparison.reproduce import commands
 from evolign.comparison.samples import printable
 from evolign.comparison.tables import Cell, Table
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evolign.comparison.commands import commands
 from evolign.comparison.entries import differences, flatten, shown
 from evolign.comparison.fairness import hardware, labels_by_value, versions
 from evolign.comparison.figures import COLOURS, DASHES, curves, forest, marker
 from evolign.comparison.report import Comparison
+from evolign.comparison.reproduce import commands
 from evolign.comparison.samples import cases, printable
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evolign.comparison.entries import Entry, group
 from evolign.comparison.estimates import default_target, last_validation
 from evolign.comparison.fairness import Notice, notices
-from evolign.comparison.reading import LeftOut, Run, Runs, read_runs
+from evolign.comparison.loading import LeftOut, Run, Runs, read_runs
 from evolign.comparison.tables import Table, costs_table, metric_names, results_table, target_table
 from evolign.errors import ConfigError, RunError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolign.comparison.entries import Entry
-from evolign.comparison.reading import Run, number
+from evolign.comparison.loading import Run, number
 
 SHOWN = 8
 """Prompts at most."""

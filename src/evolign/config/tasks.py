@@ -8,6 +8,8 @@ from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, Vi
 from evolign.config.section import Positive, Section
 
 INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
+LIVE_ROWS = "(live rows)"
+"""What config.json says of rows that were handed over in Python."""
 
 
 class ArithmeticConfig(Section):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evolign.policy.policy import Policy
 
 ENGINES = {
-    "transformers": "evolign.engines.transformers:TransformersEngine",
+    "transformers": "evolign.engines.transformers.engine:TransformersEngine",
     "fake": "evolign.engines.fake:FakeEngine",
 }
 

@@ -23,7 +23,7 @@ class LocalModel:
     def __init__(self, model: str, parameters: Mapping[str, Any]) -> None:
         from evolign.config import ModelConfig
         from evolign.policy.base_model import load_base_model
-        from evolign.provenance import model_fingerprint
+        from evolign.policy.fingerprint import model_fingerprint
 
         if unknown := parameters.keys() - {"temperature", "max_tokens"}:
             raise ConfigError(

@@ -8,11 +8,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from evolign.config import AdapterConfig, EssaConfig
-from evolign.policy import SPACES
 from evolign.policy.adapter import Adapter, read_adapter
 from evolign.policy.base_model import BaseModel
-from evolign.policy.fixed import NO_ADAPTER, Fixed
-from evolign.policy.space import SearchSpace
+from evolign.policy.spaces import SPACES
+from evolign.policy.spaces.base import SearchSpace
+from evolign.policy.spaces.fixed import NO_ADAPTER, Fixed
 from evolign.policy.warm_start import warm_start
 from evolign.types import Example
 

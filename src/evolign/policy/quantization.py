@@ -18,7 +18,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from evolign.config import ModelConfig
 from evolign.errors import ConfigError
-from evolign.storage import stored_tensors
+from evolign.policy.bytes import stored_tensors
 
 BITS = {"int8": 8.0, "int4": 4 + 8 / 64}
 """Of storage per weight: the code and, for int4, its share of the block's scale."""

@@ -16,7 +16,7 @@ from evolign.config import AdapterConfig, WarmStartConfig
 from evolign.errors import ConfigError
 from evolign.policy.adapter import new_adapter
 from evolign.policy.base_model import BaseModel
-from evolign.policy.borrowing import given_back, on_one_gpu, quiet
+from evolign.policy.restoring import given_back, on_one_gpu, quiet
 from evolign.types import Example
 
 

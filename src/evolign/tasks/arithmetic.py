@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import add, mul, sub
-from typing import Any
 
 import numpy as np
 
@@ -119,16 +118,6 @@ class Arithmetic:
         self.train = _examples("train", learning[num_warmup:], solved=solved, pairs=solved)
         self.validation = _examples("validation", validation, solved=solved, pairs=solved)
         self.test = _examples("test", test, solved=solved, pairs=solved)
-
-
-def arithmetic_answer(
-    prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
-) -> list[float]:
-    """1.0 where the completion's text after the last `####` is the answer, else 0.0."""
-    return [
-        float(MARKER in completion and completion.rpartition(MARKER)[2].strip() == gold)
-        for completion, gold in zip(completions, answer, strict=True)
-    ]
 
 
 def distinct_problems(split: str, kinds: Sequence[str], count: int, seed: int) -> list[Problem]:

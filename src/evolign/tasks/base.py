@@ -29,7 +29,7 @@ class Task(Protocol):
 
     @property
     def reward(self) -> str | Callable[..., Any]:
-        """What `evolign.tasks.rewards.load_reward` takes, or the function itself."""
+        """What `evolign.rewards.loading.load_reward` takes, or the function itself."""
 
 
 def prompt_key(prompt: Prompt) -> str:

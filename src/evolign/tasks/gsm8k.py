@@ -19,7 +19,7 @@ from evolign.config.tasks import INSTRUCTION
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import check_splits
-from evolign.tasks.reading import Row, check_enough, column, read_rows
+from evolign.tasks.files import Row, check_enough, column, read_rows
 from evolign.types import Example
 
 HUB_NAME = "openai/gsm8k"

@@ -21,7 +21,7 @@ from evolign.config.presets import REQUEST
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import prompt_key
-from evolign.tasks.reading import Row, column, read_rows
+from evolign.tasks.files import Row, column, read_rows
 from evolign.tasks.rows import Rows
 
 TURN = re.compile(r"\n\n(Human|Assistant):")

@@ -22,9 +22,8 @@ from typing import Any
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import check_disjoint, check_splits, prompt_key
-from evolign.tasks.reading import Row, check_enough, column, read_rows
-from evolign.tasks.rewards import completion_text
-from evolign.types import Example, Prompt
+from evolign.tasks.files import Row, check_enough, column, read_rows
+from evolign.types import Example, Prompt, completion_text
 
 Source = str | Iterable[Mapping[str, Any]]
 

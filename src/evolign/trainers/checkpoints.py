@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evolign.errors import RunError
-from evolign.rundir import RunDir, writing
+from evolign.runs.directory import RunDir, writing
 
 SEAL = "evolign.json"
 FOLDER = re.compile(r"checkpoint-\d+")

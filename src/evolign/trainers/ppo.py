@@ -19,17 +19,17 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from evolign.config import PpoConfig
-from evolign.display import Progress
-from evolign.engines.reading import token_logprobs
+from evolign.engines.transformers.log_probs import token_logprobs
 from evolign.policy.base_model import BaseModel
-from evolign.rundir import RunDir
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Progress
 from evolign.seeding import key, stream
 from evolign.tasks.base import Task
-from evolign.trainers.ppo_objective import gae, policy_loss, token_rewards, value_loss, whiten
+from evolign.trainers.course import train
+from evolign.trainers.ppo_losses import gae, policy_loss, token_rewards, value_loss, whiten
 from evolign.trainers.session import PolicySession
 from evolign.trainers.trainable import VALUE_HEAD
 from evolign.trainers.trainer import Resumable, arguments
-from evolign.trainers.training import train
 from evolign.types import Example, Sampling
 
 

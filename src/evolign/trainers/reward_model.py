@@ -12,21 +12,21 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from evolign.config import RewardModelConfig
-from evolign.display import Progress
-from evolign.evaluation import Evaluation, interval
+from evolign.evaluation.evaluate import Evaluation, interval
 from evolign.policy.adapter import lora_config
 from evolign.policy.base_model import BaseModel
-from evolign.policy.borrowing import quiet
 from evolign.policy.export import write_model
+from evolign.policy.restoring import quiet
 from evolign.policy.threads import cpu_threads
-from evolign.rundir import RunDir
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Progress
 from evolign.seeding import key
 from evolign.tasks.base import Task
-from evolign.trainers.rows import pairs, ranked_row
+from evolign.trainers.course import follow
+from evolign.trainers.dataset import pairs, ranked_row
 from evolign.trainers.session import Session
 from evolign.trainers.trainable import Trainable
 from evolign.trainers.trainer import Resumable, arguments
-from evolign.trainers.training import follow
 from evolign.types import Example
 
 

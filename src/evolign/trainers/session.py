@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from evolign.config import GradientConfig
-from evolign.display import Progress
 from evolign.engines import Engine
-from evolign.evaluation import Evaluation, evaluate_split, ranking
-from evolign.provenance import peak_memory_bytes
-from evolign.result import keep_samples, reported_split, summarise
-from evolign.rundir import RunDir
-from evolign.tally import Tally
+from evolign.evaluation.evaluate import Evaluation, evaluate_split, ranking
+from evolign.evaluation.result import keep_samples, reported_split, summarise
+from evolign.rewards.scoring import Scorer
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Progress
+from evolign.runs.provenance import peak_memory_bytes
+from evolign.runs.tally import Tally
 from evolign.tasks.base import Task
-from evolign.tasks.scoring import Scorer
 from evolign.trainers.checkpoints import best_file, restore, seal
 from evolign.trainers.trainable import Trainable
 from evolign.types import Example, Population, Rollouts, Sampling

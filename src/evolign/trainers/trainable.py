@@ -16,9 +16,9 @@ from torch.nn.utils import parametrize
 from evolign.config import GradientConfig
 from evolign.policy.adapter import Adapter, adapter_settings, collect
 from evolign.policy.base_model import BaseModel
-from evolign.policy.borrowing import quiet
 from evolign.policy.export import write_adapter, write_model
 from evolign.policy.policy import Policy, fixed_policy, starting_adapter
+from evolign.policy.restoring import quiet
 from evolign.types import Example
 
 VALUE_HEAD = "value_head"

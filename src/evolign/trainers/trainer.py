@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from evolign.config import GradientConfig
-from evolign.policy.borrowing import on_one_gpu
+from evolign.policy.restoring import on_one_gpu
 from evolign.trainers.session import Session
 
 WEIGHTS = "trainable.safetensors"

@@ -1,0 +1,1 @@
+"""The command line: what is typed (`app`) and what is printed (`show`)."""

@@ -1,0 +1,134 @@
+"""`evolign check`: prove a recipe before spending on it, offline as far as that goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from evolign.commands.run import check_rows
+from evolign.config import Config, EssaConfig
+from evolign.errors import ConfigError, EvolignError, UnreachableError
+from evolign.rewards.check import check_reward
+from evolign.rewards.scoring import Scorer
+from evolign.tasks import build_task
+from evolign.tasks.base import Task, check_splits
+
+UNKNOWN_PROMPT = 512
+"""Tokens assumed of a prompt where the data could not be read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    status: str
+    """ok, SKIPPED (could not be looked at from here) or FAILED."""
+    detail: str
+
+
+def check(config: Config) -> list[Finding]:
+    """Look at settings, data, reward, model and memory of `config`, in this order; raises nothing."""
+    findings = [Finding("settings", "ok", f"method {config.method}, seed {config.seed}")]
+    task = _try("data", lambda: _data(config), findings)
+    if task is not None:
+        _try("reward", lambda: _reward(config, task), findings)
+    else:
+        findings.append(Finding("reward", "SKIPPED", "it is judged on the data, which could not be read"))
+    _try("model", lambda: _model(config, task), findings)
+    return findings
+
+
+def _try(what: str, look: Callable[[], tuple[str, Any]], findings: list[Finding]) -> Any:
+    """Add what `look` finds, or why it could not; returns the object that it looked at, or None."""
+    try:
+        detail, found = look()
+    except UnreachableError as error:
+        findings.append(Finding(what, "SKIPPED", str(error)))
+    except EvolignError as error:
+        findings.append(Finding(what, "FAILED", str(error)))
+    else:
+        findings.append(Finding(what, "ok", detail))
+        return found
+    return None
+
+
+def _data(config: Config) -> tuple[str, Task]:
+    task = build_task(config.task)
+    check_splits(task)
+    check_rows(config, task)
+    splits = ("warmup", "train", "validation", "test")
+    counts = ", ".join(f"{len(getattr(task, split))} {split}" for split in splits)
+    return f"task {config.task.name}: {counts} rows, disjoint", task
+
+
+def _reward(config: Config, task: Task) -> tuple[str, None]:
+    with Scorer(task.reward, **config.reward.model_dump()) as scorer:
+        report = check_reward(task, scorer)
+    if not report.ok:
+        raise ConfigError("; ".join(report.problems))
+    return (
+        f"{scorer.name}: gold completions score {report.gold:.2f}, empty {report.empty:.2f}, shuffled "
+        f"{report.shuffled:.2f}, random text {report.random:.2f} ({report.num_examples} rows)",
+        None,
+    )
+
+
+def _model(config: Config, task: Task | None) -> tuple[str, None]:
+    """Shapes without weights: the model is built on torch's meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from evolign.engines.transformers.memory import GIB, bytes_per_row, weight_bytes
+    from evolign.policy.base_model import BaseModel, load_architecture, model_device
+    from evolign.policy.quantization import estimated_weight_bytes, quantization_config
+
+    architecture, tokenizer, dtype = load_architecture(config.model)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.model.trust_remote_code
+            )
+    except ValueError as error:
+        raise ConfigError(
+            f"model.name = {config.model.name!r} is no causal language model: {error}"
+        ) from error
+    model.generation_config.eos_token_id = architecture.get_text_config().eos_token_id
+    base = BaseModel(model, tokenizer, config.model.name)
+    prompts = [*task.train, *task.validation, *task.test] if task else []
+    encoded = base.encode_prompts(prompts, config.sampling.max_new_tokens)
+    longest = max(map(len, encoded.values()), default=UNKNOWN_PROMPT)
+    row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
+    weights, kind = weight_bytes(model), str(model.dtype)
+    if config.model.quantization is not None:
+        quantization_config(config.model, architecture, model_device(config.model.device), dtype)
+        weights = estimated_weight_bytes(model, config.model)
+        kind = f"{config.model.quantization} and {kind}"
+    size = f"{model.num_parameters():,} parameters, {weights / GIB:.2f} GiB as {kind}"
+    return (
+        f"{config.model.name}: {size}; {_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB of "
+        "memory for each that is generated at once",
+        None,
+    )
+
+
+def _trained(model: Any, config: Config) -> str:
+    """What is searched or trained."""
+    from evolign.policy.adapter import adapter_settings, new_adapter
+
+    if config.adapter is None:
+        return "all weights are trained; "
+    if config.adapter.path is None:
+        targets = new_adapter(model, config.adapter, config.seed).peft_config["default"].target_modules
+    else:
+        targets = adapter_settings(config.adapter.path)["target_modules"]
+    return f"adapter on {', '.join(sorted(targets))}; "
+
+
+def _rows(config: Config) -> str:
+    """How many completions a generation takes."""
+    if not isinstance(config, EssaConfig):
+        return ""
+    rows = config.evolution.prompts_per_generation * config.sampling.samples_per_prompt
+    if config.fitness.name == "reward":
+        rows *= config.strategy.population + 1
+    return f"{rows:,} completions a generation, "

@@ -1,0 +1,133 @@
+"""After a run: judge a run, an adapter or a bare model, and export what a run found."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evolign.config import Config
+from evolign.config.recipe import apply_override, load, parse
+from evolign.errors import ConfigError, RunError
+from evolign.evaluation.evaluate import Evaluation, evaluate_split
+from evolign.rewards.scoring import Scorer
+from evolign.tasks import build_task
+
+NO_THETA = np.zeros(0)
+SPLITS = ("train", "validation", "test")
+
+
+def assess(
+    target: str,
+    *,
+    task: str | None = None,
+    split: str = "test",
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    like: str | None = None,
+) -> Evaluation:
+    """Judge `target` (a run directory, a PEFT adapter folder, or a model) on a split of a task.
+
+    A run is judged by its own configuration, with its adapter or its trained weights; `task` and `overrides`
+    change it. With `like`, another target, it is judged by that one's configuration, so that the two can be
+    compared. Every completion is written to `out`, one JSON object a line. Raises ConfigError for what does
+    not exist.
+    """
+    from evolign.engines import build_engine
+    from evolign.policy.base_model import load_base_model
+    from evolign.policy.policy import fixed_policy
+    from evolign.policy.threads import cpu_threads
+
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {str(out)!r} is a folder; name a .jsonl file")
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it first")
+    config = _configuration(target, task, overrides, like)
+    if split not in SPLITS:
+        raise ConfigError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
+    data = build_task(config.task)
+    examples = getattr(data, split)
+    if not examples:
+        raise ConfigError(f"the task has no {split} rows; use another --split or set task.{split}")
+    base = load_base_model(config.model)
+    policy = fixed_policy(base, config.adapter.path if config.adapter else None)
+    with (
+        cpu_threads(base.model, config.engine.threads),
+        build_engine(config.engine, policy) as engine,
+        Scorer(data.reward, **config.reward.model_dump()) as scorer,
+    ):
+        found = evaluate_split(config, data, split, engine, scorer, NO_THETA, detailed=True)
+    if out is not None:
+        out.write_text("".join(json.dumps(sample) + "\n" for sample in found.samples))
+    return found
+
+
+def _configuration(target: str, task: str | None, overrides: Sequence[str], like: str | None) -> Config:
+    """The configuration of `like` or of `target` itself, with the adapter or model that `target` is."""
+    tree = _tree(target)
+    if like is not None:
+        adapter = (tree.get("adapter") or {}).get("path")
+        tree = _tree(like) | {"model": tree["model"], "adapter": {"path": adapter}}
+    if task is not None:
+        tree["task"] = {"name": task}
+    for override in overrides:
+        apply_override(tree, override)
+    if not any(override.startswith("evaluation.select_by=") for override in overrides):
+        _select_by_what_is_measured(tree)
+    return parse(tree, source=target)
+
+
+def _tree(target: str) -> dict[str, Any]:
+    """A run's configuration, or what differs from the defaults for an adapter or a model."""
+    path = Path(target)
+    if (path / "provenance.json").is_file() or _weights(path) is not None:
+        return _run_tree(path)
+    if (path / "adapter_config.json").is_file():
+        from evolign.policy.adapter import adapter_settings
+
+        name = adapter_settings(path).get("base_model_name_or_path")
+        if name is None:
+            raise ConfigError(
+                f"{target!r}: adapter_config.json names no base_model_name_or_path; add it, or judge the "
+                f"model with adapter.path={target}"
+            )
+        return {"model": {"name": name}, "adapter": {"path": target}}
+    return {"model": {"name": target}}
+
+
+def _weights(run: Path) -> Path | None:
+    """The result of a run: adapter/ or model/; None where `run` is no finished run."""
+    if (run / "config.json").is_file():
+        for folder, file in (("adapter", "adapter_config.json"), ("model", "config.json")):
+            if (run / folder / file).is_file():
+                return run / folder
+    return None
+
+
+def _run_tree(run: Path) -> dict[str, Any]:
+    """The configuration of a finished run with its result in place of what it started from."""
+    weights = _weights(run)
+    if weights is None:
+        raise RunError(f"{str(run)!r} is a run that is not finished; first `evolign resume {run}`")
+    config = load(run / "config.json")
+    if config.method == "reward_model":
+        raise ConfigError(
+            f"{str(run)!r} is a reward model, which judges completions and writes none; its accuracy is in "
+            f"{str(run / 'result.json')!r}"
+        )
+    tree: dict[str, Any] = json.loads(config.model_dump_json())
+    if weights.name == "adapter":
+        tree["adapter"]["path"] = str(weights)
+    else:
+        tree["model"] |= {"name": str(weights), "revision": None}
+        tree["adapter"] = None
+    return tree
+
+
+def _select_by_what_is_measured(tree: dict[str, Any]) -> None:
+    """Nothing is selected here, so a decoding that is left out of an evaluation is not missed."""
+    evaluation = tree.get("evaluation") or {}
+    decoding = evaluation.get("decoding")
+    if isinstance(decoding, list) and decoding and evaluation.get("select_by", "greedy") not in decoding:
+        evaluation["select_by"] = decoding[0]

@@ -1,0 +1,98 @@
+"""The Python call for those who have a model, rows and a reward in their hands."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from evolign.commands.run import Result, resume, run
+from evolign.config import Config
+from evolign.config.recipe import load, parse
+from evolign.config.tasks import LIVE_ROWS
+from evolign.errors import ConfigError, RunError
+from evolign.policy.base_model import BaseModel
+from evolign.policy.restoring import given_back
+from evolign.runs.progress import Progress
+from evolign.tasks.rows import Rows
+
+Reward = str | Callable[..., list[float | None]]
+
+
+def evolve(
+    *,
+    model: Any,
+    train: Iterable[Mapping[str, Any]],
+    reward: Reward,
+    out: str | Path,
+    tokenizer: Any = None,
+    validation: Iterable[Mapping[str, Any]] | None = None,
+    test: Iterable[Mapping[str, Any]] | None = None,
+    task: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **sections: Mapping[str, Any] | int,
+) -> Result:
+    """Evolve a live model on live rows and return the finished run; `model` is given back as it was.
+
+        result = evolign.evolve(
+            model=model, tokenizer=tokenizer,                  # or model="Qwen/Qwen2.5-0.5B-Instruct"
+            train=rows, reward=reward, out="runs/mine",        # TRL's reward signature
+            task={"prompt": "{question}", "completion": "solution", "num_warmup": 64},
+            strategy={"population": 48}, evolution={"generations": 50}, seed=1,
+        )
+        tuned = PeftModel.from_pretrained(model, result.adapter)
+
+    `train`, `validation` and `test` are lists of dicts, `datasets.Dataset`s or files; `task` holds further
+    fields of the task `rows`; `sections` are sections of the configuration. If `out` holds an unfinished
+    run of the same settings, it is resumed. Raises EvolignError.
+    """
+    named = isinstance(model, str | Path)
+    if not named and tokenizer is None:
+        raise ConfigError("evolve() needs the tokenizer of a live model; pass tokenizer=")
+    if taken := {"name", "train", "reward", "validation", "test"} & {*(task or {})}:
+        raise ConfigError(
+            f"evolve(task=...) must not hold {sorted(taken)}; pass them as arguments of evolve()"
+        )
+    judged_by = (
+        reward if isinstance(reward, str) else f"(live function {getattr(reward, '__name__', reward)})"
+    )
+    tree: dict[str, Any] = {
+        **sections,
+        "task": {**(task or {}), "name": "rows", "train": LIVE_ROWS, "reward": judged_by},
+        "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
+    }
+    config = parse(tree, source="evolve()")
+    fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward"})
+    rows = Rows(train=train, validation=validation, test=test, reward=reward, **fields)
+    with nullcontext() if named else _given_back(model, tokenizer):
+        base = None if named else BaseModel(model, tokenizer, model.name_or_path)
+        if _continues(Path(out), config):
+            return resume(out, task=rows, base=base, progress=progress)
+        return run(config, out, task=rows, base=base, progress=progress)
+
+
+@contextmanager
+def _given_back(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Restore what becomes of a model and its tokenizer when they are made a base model, and by training."""
+    pad_token = tokenizer.pad_token
+    try:
+        with given_back(model):
+            yield
+    finally:
+        tokenizer.pad_token = pad_token
+
+
+def _continues(out: Path, config: Config) -> bool:
+    """Whether `out` holds an unfinished run of `config`. Raises RunError for any other run."""
+    if not (out / "config.json").is_file():
+        return False
+    if load(out / "config.json") != config:
+        raise RunError(
+            f"{str(out)!r} holds a run of other settings; give another `out`, or go on with that one by "
+            "evolign.resume"
+        )
+    if (out / "result.json").is_file():
+        raise RunError(
+            f"{str(out)!r} holds a finished run, and whether it judged by this reward cannot be told; "
+            "load its adapter folder, or give another `out`"
+        )
+    return True

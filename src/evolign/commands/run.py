@@ -1,0 +1,160 @@
+"""The methods, and the two ways into each: start a run, or resume it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from evolign.config import Config, EssaConfig, GrpoConfig
+from evolign.config.recipe import dump, load
+from evolign.config.tasks import LIVE_ROWS
+from evolign.errors import ConfigError, RunError
+from evolign.evolution.prompts import check_batch
+from evolign.runs.directory import RunDir, check_new
+from evolign.runs.progress import Progress, Terminal
+from evolign.runs.provenance import data_fingerprint, provenance
+from evolign.tasks import build_task
+from evolign.tasks.base import Task, check_splits
+
+if TYPE_CHECKING:
+    from evolign.policy.base_model import BaseModel
+
+METHODS = {
+    "essa": "evolign.evolution.method:essa",
+    "sft": "evolign.trainers.trl:sft",
+    "eso": "evolign.trainers.eso:eso",
+    "unlikelihood": "evolign.trainers.eso:unlikelihood",
+    "self_critical": "evolign.trainers.eso:self_critical",
+    "rrhf": "evolign.trainers.eso:rrhf",
+    "ppo": "evolign.trainers.ppo:ppo",
+    "dpo": "evolign.trainers.trl:dpo",
+    "grpo": "evolign.trainers.trl:grpo",
+    "reward_model": "evolign.trainers.reward_model:reward_model",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    path: Path
+    """The run directory."""
+    summary: dict[str, Any]
+    """The contents of result.json."""
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT adapter folder."""
+        return self.path / "adapter"
+
+    @property
+    def weights(self) -> Path:
+        """The result: the PEFT adapter folder, or the model folder where all weights were trained."""
+        model = self.path / "model"
+        return model if model.is_dir() else self.adapter
+
+
+def run(
+    config: Config,
+    out: str | Path,
+    *,
+    task: Task | None = None,
+    base: "BaseModel | None" = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run `config` in the new directory `out`.
+
+    `task` and `base` stand in for what `config.task` and `config.model` name. Raises EvolignError; after a
+    ConfigError `out` is as it was before, since nothing has been run.
+    """
+    check_new(Path(out))
+    task, base = _load(config, task, base)
+    with RunDir.create(out, dump(config)) as run_dir:
+        try:
+            return _execute(config, run_dir, task, base, progress)
+        except ConfigError:
+            run_dir.discard()
+            raise
+
+
+def resume(
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    base: "BaseModel | None" = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Go on with the run in `path` from its newest checkpoint; a finished one is returned as it is."""
+    with RunDir.open(path) as run_dir:
+        config = load(run_dir.path / "config.json")
+        if run_dir.finished:
+            return Result(run_dir.path, run_dir.read_json("result.json"))
+        if task is None and config.task.name == "rows" and config.task.train == LIVE_ROWS:
+            raise RunError(
+                f"the run in {str(path)!r} was started from Python with rows in memory; go on with it by the "
+                "same call of evolign.evolve"
+            )
+        task, base = _load(config, task, base)
+        return _execute(config, run_dir, task, base, progress)
+
+
+def check_rows(config: Config, task: Task) -> None:
+    """Raise ConfigError if the task has not got the rows that the method learns from or is judged on."""
+    from evolign.evaluation.evaluate import check_options
+    from evolign.trainers.dataset import pairs, solved_rows
+
+    check_options(config.evaluation, task.metric, task.validation)
+    if isinstance(config, EssaConfig):
+        check_batch(config, task)
+    elif config.method in ("dpo", "reward_model"):
+        pairs(task.train, config.method)
+    elif isinstance(config, GrpoConfig):
+        if len(task.train) < config.training.batch_size:  # TRL drops a batch that is not full
+            raise ConfigError(
+                f"training.batch_size = {config.training.batch_size} prompts per step, but the task has "
+                f"{len(task.train)} training prompts; use at most so many"
+            )
+    elif config.method != "ppo":
+        solved_rows(task, config.method)
+
+
+def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[Task, "BaseModel"]:
+    """Task and model, checked against each other before anything is written."""
+    from evolign.policy.base_model import load_base_model
+
+    task = task or build_task(config.task)
+    check_splits(task)
+    check_rows(config, task)
+    base = base or load_base_model(config.model)
+    prompts = (*task.train, *task.validation, *task.test)
+    base.encode_prompts(prompts, config.sampling.max_new_tokens)
+    return task, base
+
+
+def _execute(
+    config: Config, run_dir: RunDir, task: Task, base: "BaseModel", progress: Progress | None
+) -> Result:
+    _check_provenance(run_dir, task, base)
+    method = resolve_name(METHODS[config.method])
+    if progress is not None:
+        return Result(run_dir.path, method(config, run_dir, task, base, progress))
+    with Terminal(run_dir.path / "log.txt") as terminal:
+        return Result(run_dir.path, method(config, run_dir, task, base, terminal))
+
+
+def _check_provenance(run_dir: RunDir, task: Task, base: "BaseModel") -> None:
+    """Record where the run happens; on resume, refuse another model or other data."""
+    from evolign.policy.fingerprint import model_fingerprint
+
+    rows = [*task.train, *task.validation, *task.test, *task.warmup]
+    fingerprints = {"model": model_fingerprint(base.model), "data": data_fingerprint(rows)}
+    if not (run_dir.path / "provenance.json").is_file():
+        run_dir.write_json("provenance.json", provenance() | {"fingerprints": fingerprints})
+        return
+    before = run_dir.read_json("provenance.json")["fingerprints"]
+    for name, value in fingerprints.items():
+        if before[name] != value:
+            raise RunError(
+                f"the {name} differs from what the run in {str(run_dir.path)!r} was started with; restore "
+                "it, or start a new run"
+            )

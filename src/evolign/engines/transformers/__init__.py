@@ -1,0 +1,1 @@
+"""The engine `transformers`: a whole population in one model, in this process."""

@@ -1,0 +1,1 @@
+"""Evolution: the loop, its memory, and the method around it."""

@@ -1,0 +1,23 @@
+"""Fitness: what a candidate is worth, from the completions of a generation.
+
+The keys below are the values of `fitness.name` and the names of the modules.
+"""
+
+from collections.abc import Callable
+
+from evolign.config import EssaConfig
+from evolign.engines import Engine
+from evolign.evolution.fitness.base import Cost, Fitness, Judgement
+from evolign.evolution.fitness.likelihood import LikelihoodFitness
+from evolign.evolution.fitness.reward import RewardFitness
+from evolign.rewards.scoring import Scorer
+from evolign.tasks.base import Task
+
+__all__ = ["FITNESS", "Cost", "Fitness", "Judgement", "LikelihoodFitness", "RewardFitness", "build_fitness"]
+
+FITNESS: dict[str, Callable[..., Fitness]] = {"reward": RewardFitness, "likelihood": LikelihoodFitness}
+
+
+def build_fitness(config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> Fitness:
+    """The fitness that `config.fitness` names, over the training prompts of `task`."""
+    return FITNESS[config.fitness.name](config, task, engine, scorer)

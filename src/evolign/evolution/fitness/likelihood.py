@@ -1,0 +1,288 @@
+"""Likelihood fitness: candidates read completions instead of writing them.
+
+A completion that was sampled once, from the mean policy, tells something about every candidate: by how much
+the candidate would make it more or less likely. With ESO's signal, reward minus mean (Huang et al., COLING
+2025, equation 12), and PPO's ratio (Schulman et al. 2017, equation 7):
+
+    A_ps    = R_ps - mean_s R_ps                                    for the S samples of prompt p
+    rho_ps  = pi_theta(a_ps | x_p) / pi_mean(a_ps | x_p)            one teacher-forced pass per candidate
+    F(theta) = mean_ps min(rho A, clip(rho, 1 - eps, 1 + eps) A) - A
+
+For small theta - mean the gradient of F is the policy gradient restricted to the search space, so a strategy
+that follows F follows it by forward passes alone. F is smooth in theta, unlike a mean of 0/1 rewards, and N
+candidates cost S * P completions, not N * P. Prompts whose samples all have the same reward have advantages
+of zero: they are not read, but count in the mean, so that F flattens as there is less to learn.
+
+Completions that were sampled several times are read once and weighed by their number.
+
+Under `evolution.prompt_sharing: per_candidate` every pair of candidates reads the samples of one prompt, and
+as many times more candidates cost the same: the estimate of the gradient suffers from too few directions long
+before it suffers from too few completions (docs/methods/likelihood.md has the variance).
+
+The completions of a generation serve `fitness.steps` strategy steps, each with fresh candidates around the
+mean as it has become: what N candidates cannot see of D dimensions, the next N see. Ratios stay those to the
+policy that sampled, and the clip keeps the mean near it.
+
+Two sizes are held in nats per completion, which mean the same for every model. How far candidates are from
+the mean, KL(mean || theta), costs nothing more to measure, and sigma is scaled towards `fitness.divergence`
+after every step. How far a step moves the mean is measured by a few more readings by one candidate, and is
+the strategy's to use (`openai_es`, `optimizer: trust_region`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolign.config import EssaConfig, LikelihoodConfig
+from evolign.engines import Engine
+from evolign.evolution.fitness.base import Cost, Judgement
+from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions, spread
+from evolign.evolution.step_size import Calibration, bisect, candidates_at
+from evolign.policy.spaces.base import SearchSpace
+from evolign.rewards.scoring import Scorer
+from evolign.tasks.base import Task
+from evolign.types import Example, Population, Rollouts
+
+LOG_RATIO_BOUND = 20.0
+"""Log ratios are cut here before they are exponentiated: beyond it a candidate is hopeless either way."""
+SCALE_BOUNDS = (0.25, 2.0)
+"""The step size changes by no more than this in a step."""
+TOO_FAR = 8.0
+"""Candidates that diverge by more than so many times the wanted say little of the gradient at the mean."""
+
+Readings = tuple[np.ndarray, np.ndarray]
+"""(reader_M, read_M): reading m is of the completion `read_M[m]` by the candidate `reader_M[m]`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The informative completions of a generation, J distinct ones, and their advantages."""
+
+    examples: list[Example]
+    token_ids: list[tuple[int, ...]]
+    advantage_J: np.ndarray
+    count_J: np.ndarray
+    """How often each was sampled: equal completions of a prompt are read once."""
+    logprob_JT: np.ndarray
+    """log pi of their tokens under the policy that sampled them; zero beyond a completion's end."""
+    size: int
+    """Completions (or tokens, where they have the ratios) to which the reward applies, informative or not."""
+    cost: Cost
+    metrics: dict[str, float]
+    """`fitness_of_mean`: mean reward of all completions, informative or not; `informative`: share of prompts
+    whose samples did not all have the same reward; and more."""
+
+
+class LikelihoodFitness:
+    """F(theta) = mean advantage-weighted likelihood ratio of completions sampled from the mean policy."""
+
+    def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
+        assert isinstance(config.fitness, LikelihoodConfig)
+        self._config, self._options = config, config.fitness
+        self.steps = config.fitness.steps
+        self._task, self._engine, self._scorer = task, engine, scorer
+
+    def calibrate(self, space: SearchSpace) -> Calibration:
+        """The step size at which candidates diverge from theta = 0 by `fitness.divergence` on average."""
+        examples = self._task.train[: self._config.calibration.prompts]
+        rollouts = self._sample(np.zeros(space.dim), examples, 0)
+        everything = [example for example in examples for _ in range(rollouts.text_NPS.shape[2])]
+        token_ids = list(rollouts.token_ids_NPS.flat)
+        population_at = candidates_at(space, self._config)
+        readings = everyone_reads_everything(len(population_at(0.0)), len(token_ids))
+
+        def divergence_at(sigma: float) -> float:
+            logprob_M = self._logprobs(population_at(sigma), readings, everything, token_ids).sum(1)
+            *moved_NJ, start_J = logprob_M.reshape(-1, len(token_ids))
+            return divergence((moved_NJ - start_J).ravel())
+
+        def tell(value: float) -> str:
+            return f"diverges by {value:.2g} nats per completion"
+
+        sigma, found, seconds = bisect(divergence_at, self._options.divergence, tell)
+        return Calibration(sigma, found, tell(found), rollouts.num_completions, rollouts.num_tokens, seconds)
+
+    def draw(self, mean_D: np.ndarray, generation: int) -> Batch:
+        """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
+        examples = draw_batch(self._config, self._task, generation)
+        rollouts = self._sample(mean_D, examples, generation)
+        score_NPS, scores = score_completions(self._scorer, [examples], rollouts)
+        advantage_PS, kept_PS = advantages(score_NPS[0], self._options.normalise)
+        token_ids_PS = rollouts.token_ids_NPS[0]
+        samples: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for p, sample in np.argwhere(kept_PS).tolist():
+            samples.setdefault((p, token_ids_PS[p, sample]), []).append(sample)
+        kept_examples, token_ids = [examples[p] for p, _ in samples], [ids for _, ids in samples]
+        unit_PS = np.vectorize(len)(token_ids_PS) if self._options.ratio == "token" else 1
+        return Batch(
+            kept_examples,
+            token_ids,
+            np.array([advantage_PS[p, same[0]] for (p, _), same in samples.items()]),
+            np.array([len(same) for same in samples.values()]),
+            self._logprobs(
+                Population(mean_D[None]), everyone_reads_everything(1, len(samples)), kept_examples, token_ids
+            )
+            if samples
+            else np.zeros((0, 0)),
+            int((~np.isnan(score_NPS[0]) * unit_PS).sum()),
+            Cost(rollouts.num_completions, rollouts.num_tokens, scores.timeouts, scores.crashes),
+            {
+                "fitness_of_mean": float(mean_score(score_NPS)[0]),
+                "informative": float(kept_PS.any(axis=1).mean()),
+                "truncated": float(rollouts.truncated_NPS.mean()),
+                "seconds_generate": rollouts.seconds,
+                "seconds_score": scores.seconds,
+            },
+        )
+
+    def judge(self, population: Population, batch: Batch) -> Judgement:
+        """See `Fitness.judge`."""
+        num_candidates = len(population) - 1
+        if not batch.examples:
+            nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
+            return Judgement(np.zeros(num_candidates), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
+        (reader_M, read_M), weight_N = self._who_reads_what(num_candidates, batch)
+        by_mean_J, everything_J = np.full(len(batch.examples), num_candidates), np.arange(len(batch.examples))
+        all_MT = self._logprobs(
+            population,
+            (np.append(reader_M, by_mean_J), np.append(read_M, everything_J)),
+            batch.examples,
+            batch.token_ids,
+        )
+        logprob_MT, mean_JT = np.split(all_MT, [len(reader_M)])
+        objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
+        fitness_N = weight_N * np.bincount(reader_M, objective_M, num_candidates) / batch.size
+        mean_J = mean_JT.sum(1)
+        mean_D = population.theta_ND[-1] if population.subspace is None else population.subspace.origin_D
+        moved_M = logprob_MT.sum(1) - mean_J[read_M]
+        measured = {
+            "divergence": divergence(moved_M, batch.count_J[read_M]),
+            "drift": divergence((mean_JT - batch.logprob_JT).sum(1), batch.count_J),
+            "clipped": clipped,
+        }
+        too_far = measured["divergence"] / self._options.divergence
+        return Judgement(
+            fitness_N if too_far < TOO_FAR else np.zeros(num_candidates),
+            step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
+            divergence=lambda step_D: self._divergence_at(mean_D + step_D, mean_J, batch),
+            metrics=batch.metrics | spread(fitness_N) | measured,
+        )
+
+    def _divergence_at(self, theta_D: np.ndarray, mean_J: np.ndarray, batch: Batch) -> float:
+        """KL(mean || theta) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
+        readings = everyone_reads_everything(1, len(batch.examples))
+        theta_J = self._logprobs(Population(theta_D[None]), readings, batch.examples, batch.token_ids).sum(1)
+        return divergence(theta_J - mean_J, batch.count_J)
+
+    def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
+        """The readings of a population, and how much what a candidate has read counts, (N,).
+
+        All candidates read everything, or every pair (n, n + N/2) a part of it: the samples of one prompt, or
+        `fitness.reads` of them. The weights make up for what others read, so that all parts count alike.
+        """
+        if self._config.evolution.prompt_sharing == "shared":
+            return everyone_reads_everything(num_candidates, len(batch.examples)), np.ones(num_candidates)
+        part_J = parts(batch, self._options.reads)
+        pair_N = np.arange(num_candidates) % (num_candidates // 2)
+        part_N = pair_N % (part_J.max() + 1)
+        reader_M, read_M = np.nonzero(part_N[:, None] == part_J)
+        return (reader_M, read_M), num_candidates / np.bincount(part_N)[part_N]
+
+    def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
+        return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
+
+    def _logprobs(
+        self,
+        population: Population,
+        readings: Readings,
+        examples: Sequence[Example],
+        token_ids: Sequence[tuple[int, ...]],
+    ) -> np.ndarray:
+        """log pi of every token of the readings, (M, T); zero beyond a completion's end."""
+        reader_M, read_M = readings
+        return self._engine.logprobs(
+            population,
+            reader_M.tolist(),
+            [examples[j] for j in read_M],
+            [token_ids[j] for j in read_M],
+            self._config.sampling.temperature,
+        )
+
+    def _surrogate(
+        self, log_ratio_MT: np.ndarray, read_M: np.ndarray, batch: Batch
+    ) -> tuple[np.ndarray, float]:
+        """PPO's clipped objective of every reading, (M,), and the share of ratios beyond the clip.
+
+        It is 0 for the policy that sampled, so that candidates who read different completions compare.
+        """
+        low, high = 1 - self._options.clip, 1 + self._options.clip
+        weight_M = (batch.count_J * batch.advantage_J)[read_M]
+        if self._options.ratio == "sequence":
+            ratio = exp_ratio(log_ratio_MT.sum(1))
+            objective_M = np.minimum(ratio * weight_M, np.clip(ratio, low, high) * weight_M)
+            return objective_M - weight_M, float(((ratio < low) | (ratio > high)).mean())
+        ratio = exp_ratio(log_ratio_MT)
+        length_M = np.array([len(ids) for ids in batch.token_ids])[read_M]
+        inside_MT = np.arange(ratio.shape[1]) < length_M[:, None]
+        weight_MT = inside_MT * weight_M[:, None]
+        objective_MT = np.minimum(ratio * weight_MT, np.clip(ratio, low, high) * weight_MT)
+        return (objective_MT - weight_MT).sum(1), float(((ratio < low) | (ratio > high))[inside_MT].mean())
+
+
+def parts(batch: Batch, reads: int | None) -> np.ndarray:
+    """The number of the part that a completion is in, (J,): its prompt's, or one of several of a prompt.
+
+    Those have `reads` completions at most, the best together with the worst: what a prompt's completions
+    have in common cancels.
+    """
+    part_J = np.zeros(len(batch.examples), dtype=int)
+    number = 0
+    for name in dict.fromkeys(example.id for example in batch.examples):
+        rows = [j for j, example in enumerate(batch.examples) if example.id == name]
+        worst_first = sorted(rows, key=lambda j: batch.advantage_J[j])
+        best_and_worst = [worst_first.pop(-(k % 2)) for k in range(len(rows))]
+        size = reads or len(rows)
+        for begin in range(0, len(rows), size):
+            part_J[best_and_worst[begin : begin + size]] = number
+            number += 1
+    return part_J
+
+
+def everyone_reads_everything(num_candidates: int, num_completions: int) -> Readings:
+    """Candidate by candidate, all completions in their order."""
+    reader_M, read_M = np.indices((num_candidates, num_completions)).reshape(2, -1)
+    return reader_M, read_M
+
+
+def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards minus their prompt's mean, (P, S), and which of them say something.
+
+    Those do to which the reward applies (NaN: it does not), of prompts whose rewards are not all equal.
+    `normalise` divides by the prompt's standard deviation.
+    """
+    applies_PS = ~np.isnan(score_PS)
+    differ_P = np.where(applies_PS, score_PS, -np.inf).max(1) > np.where(applies_PS, score_PS, np.inf).min(1)
+    kept_PS = applies_PS & differ_P[:, None]
+    count_P = np.maximum(kept_PS.sum(axis=1), 1)
+    mean_P = np.where(kept_PS, score_PS, 0.0).sum(axis=1) / count_P
+    advantage_PS = np.where(kept_PS, score_PS - mean_P[:, None], 0.0)
+    if normalise:
+        deviation_P = np.sqrt((advantage_PS**2).sum(axis=1) / count_P)
+        advantage_PS = advantage_PS / np.where(differ_P, deviation_P, 1.0)[:, None]
+    return advantage_PS, kept_PS
+
+
+def exp_ratio(log_ratio: np.ndarray) -> np.ndarray:
+    """Likelihood ratios from log ratios, safe against overflow."""
+    return np.exp(np.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+
+
+def divergence(log_ratio_M: np.ndarray, count_M: np.ndarray | None = None) -> float:
+    """KL(mean || candidate) per completion, from samples of the mean: E[rho - 1 - log rho] >= 0.
+
+    The unbiased, non-negative estimator of Schulman ("Approximating KL divergence", 2020), log ratios cut
+    at +-20. `count_M` says how often each was sampled.
+    """
+    bounded = np.clip(log_ratio_M, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    return float(np.average(np.exp(bounded) - 1 - bounded, weights=count_M))

@@ -1,0 +1,93 @@
+"""ESSA from end to end: warm start, evolution of the adapter, test, export (arXiv 2507.04453v3)."""
+
+from typing import Any
+
+import numpy as np
+
+from evolign.config import EssaConfig
+from evolign.engines import Engine, build_engine
+from evolign.evaluation.evaluate import Evaluation, evaluate_split
+from evolign.evaluation.result import keep_samples, reported_split, summarise
+from evolign.evolution.loop import Outcome, evolve
+from evolign.policy.base_model import BaseModel
+from evolign.policy.export import write_adapter
+from evolign.policy.policy import load_policy
+from evolign.policy.threads import cpu_threads
+from evolign.rewards.scoring import Scorer
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Progress
+from evolign.tasks.base import Task
+
+
+def essa(config: EssaConfig, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
+    """ESSA: evolution of a LoRA adapter after a short supervised warm start.
+
+    Runs, or goes on with, the method in `run`; returns what result.json holds.
+    """
+    with (
+        cpu_threads(base.model, config.engine.threads),
+        Scorer(task.reward, **config.reward.model_dump()) as scorer,
+    ):
+        scorer.start()  # a reward that cannot be loaded is told before anything is spent
+        if not run.warm_start.is_dir():
+            progress.say(_starting_point(config, task))
+        policy = load_policy(config, base, task.warmup, run.warm_start)
+        progress.say(
+            f"Searching {policy.space} with {config.strategy.name}, population {config.strategy.population}."
+        )
+        with build_engine(config.engine, policy) as engine:
+            outcome = evolve(config, run, task, engine, scorer, policy.space, progress)
+            summary = final_test(config, run, task, engine, scorer, outcome, progress)
+    with run.replacing(run.adapter) as folder:
+        write_adapter(policy.space.decode(outcome.theta_D), folder, summary)
+    run.write_json("result.json", summary)
+    return summary
+
+
+def final_test(
+    config: EssaConfig,
+    run: RunDir,
+    task: Task,
+    engine: Engine,
+    scorer: Scorer,
+    outcome: Outcome,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Judge the starting point and the exported policy on prompts that nothing else has used."""
+    split = reported_split(task)
+    progress.say(f"Stopped at {outcome.stopped}. Testing on {len(getattr(task, split))} {split} prompts.")
+
+    def judge(theta_D: np.ndarray) -> Evaluation:
+        return evaluate_split(config, task, split, engine, scorer, theta_D)
+
+    found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
+    state = outcome.state
+    for stage, evaluation in found.items():
+        state.count_failures(evaluation)
+        keep_samples(
+            config, run, evaluation, {"generation": state.generation, "split": split, "stage": stage}
+        )
+    return summarise(
+        config,
+        task,
+        {stage: evaluation.metrics for stage, evaluation in found.items()},
+        task.metric,
+        exported_generation=state.best_generation,
+        validation=state.best,
+        stopped=outcome.stopped,
+        fitness=config.fitness.name,
+        strategy=config.strategy.name,
+        dimensions=len(outcome.theta_D),
+        initial_sigma=state.initial_sigma,
+        generations=state.generation,
+        **state.costs(),
+    )
+
+
+def _starting_point(config: EssaConfig, task: Task) -> str:
+    adapter = config.adapter
+    if adapter.path is not None:
+        return f"Starting from the adapter {adapter.path}."
+    if adapter.warm_start is None:
+        return "Starting from an untrained adapter (B = 0): random directions; expect less from it."
+    return f"Warm start: supervised fine-tuning on {len(task.warmup)} solved rows."

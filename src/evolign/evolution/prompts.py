@@ -1,0 +1,103 @@
+"""One generation: the prompts that go into it and the numbers that come out."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evolign.config import EssaConfig
+from evolign.errors import ConfigError, RewardError
+from evolign.rewards.scoring import Scorer, Scores
+from evolign.seeding import key, stream
+from evolign.tasks.base import Task
+from evolign.types import Example, Rollouts, Sampling
+
+
+def check_batch(config: EssaConfig, task: Task) -> None:
+    """Raise ConfigError if a generation asks for more prompts than there are."""
+    size = config.evolution.prompts_per_generation
+    if size > len(task.train):
+        raise ConfigError(
+            f"evolution.prompts_per_generation = {size} exceeds the {len(task.train)} training prompts; "
+            f"use {len(task.train)} or fewer, or give more rows"
+        )
+
+
+def draw_batch(config: EssaConfig, task: Task, generation: int, *labels: object) -> list[Example]:
+    """The P training prompts of a generation, without replacement; `labels` name one of several draws."""
+    rng = stream(config.seed, "prompts", generation, *labels)
+    size = config.evolution.prompts_per_generation
+    return [task.train[i] for i in rng.choice(len(task.train), size, replace=False)]
+
+
+def draw_prompts(config: EssaConfig, task: Task, generation: int) -> list[list[Example]]:
+    """The prompts of all candidates, (N, P): the same for all of them unless `per_candidate`."""
+    num_candidates = config.strategy.population
+    if config.evolution.prompt_sharing == "shared":
+        return [draw_batch(config, task, generation)] * num_candidates
+    return [draw_batch(config, task, generation, candidate) for candidate in range(num_candidates)]
+
+
+def with_mean_row(examples_NP: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+    """One more row of prompts, for the mean policy: its p-th prompt is that of candidate p mod N."""
+    num_prompts = len(examples_NP[0])
+    return [*examples_NP, [examples_NP[p % len(examples_NP)][p] for p in range(num_prompts)]]
+
+
+def sampling(config: EssaConfig, generation: int) -> Sampling:
+    """How the completions of a generation are drawn; noise differs between generations only."""
+    return Sampling(
+        config.sampling.max_new_tokens,
+        config.sampling.temperature,
+        config.sampling.samples_per_prompt,
+        noise_seed=key(config.seed, "generation", generation),
+    )
+
+
+def score_completions(
+    scorer: Scorer, examples_NP: Sequence[Sequence[Example]], rollouts: Rollouts
+) -> tuple[np.ndarray, Scores]:
+    """The reward of every completion, (N, P, S), and what scoring took."""
+    samples = rollouts.text_NPS.shape[2]
+    examples = [example for row in examples_NP for example in row for _ in range(samples)]
+    scores = scorer.score(examples, list(rollouts.text_NPS.flat))
+    return scores.values.reshape(rollouts.text_NPS.shape), scores
+
+
+def mean_score(score_NPS: np.ndarray) -> np.ndarray:
+    """The fitness of every candidate, (N,): the mean over its completions to which the reward applies.
+
+    Raises RewardError if it applies to none of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's word for what is raised below
+        fitness_N = np.nanmean(score_NPS, axis=(1, 2))
+    if np.isnan(fitness_N).any():
+        raise RewardError(
+            "the reward returned None (not applicable) for every completion of a candidate, which then has "
+            "no fitness; return a number for at least one prompt of a generation"
+        )
+    return fitness_N
+
+
+def change_rate(text_NPS: np.ndarray, shared: bool = True) -> float:
+    """Share of completions that differ from the mean policy's (the last row) under the same noise.
+
+    Without shared prompts only those are compared that the mean has met: see `with_mean_row`.
+    """
+    differs_NPS = text_NPS[:-1] != text_NPS[-1:]
+    if not shared:
+        p = np.arange(differs_NPS.shape[1])
+        differs_NPS = differs_NPS[p % len(differs_NPS), p]
+    return float(differs_NPS.mean())
+
+
+def spread(fitness_N: np.ndarray) -> dict[str, Any]:
+    """How the fitness of a generation is spread over its candidates."""
+    return {
+        "fitness_mean": float(fitness_N.mean()),
+        "fitness_max": float(fitness_N.max()),
+        "fitness_min": float(fitness_N.min()),
+        "fitness_std": float(fitness_N.std()),
+    }

@@ -1,0 +1,139 @@
+"""Check: proof that a task's reward tells a right completion from garbage (`evolign check`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolign.rewards.scoring import Scorer
+from evolign.seeding import stream
+from evolign.tasks.base import Task
+from evolign.types import Example
+
+KINDS = ("gold", "empty", "shuffled", "random")
+RANDOM_WORDS = (
+    "lorem",
+    "0.7310586",
+    "{",
+    "the",
+    "=",
+    "\\frac",
+    "?",
+    "no",
+    "####x",
+    "\n",
+    "\\boxed{",
+    "ä",
+)
+COINCIDENCE = 0.5
+"""Share of rows whose gold another row's gold may equal: yes/no answers coincide half the time."""
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """Mean rewards of known completions, and what is wrong with them."""
+
+    num_examples: int
+    """Examples with a gold completion or answer that were scored."""
+    gold: float
+    empty: float
+    shuffled: float
+    """Each example with another one's gold completion."""
+    random: float
+    deterministic: bool
+    """Scoring the same completions again gave the same rewards."""
+    problems: tuple[str, ...]
+    """Sentences; none if the reward is fit for use."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def gold_completion(example: Example) -> str | None:
+    r"""A completion that the reward must like, None if the example holds nothing to make one of.
+
+    It is the reference completion, else the column `solution` (TRL's name), else the column
+    `answer`, marked as the answer in the two ways that are customary: `\boxed{N}` and `#### N`.
+    """
+    if example.completion is not None:
+        return example.completion
+    if "solution" in example.columns:
+        return str(example.columns["solution"])
+    if "answer" in example.columns:
+        answer = example.columns["answer"]
+        return f"The answer is \\boxed{{{answer}}}.\n#### {answer}"
+    return None
+
+
+def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardReport:
+    """Score gold completions and garbage of up to `num_examples` of the task's examples.
+
+    With `task.metric` "accuracy" gold must score 1 and empty or random text 0; otherwise gold must
+    score more than each kind of garbage on average. Raises what `scorer.score` raises.
+    """
+    known = [example for example in (*task.warmup, *task.train) if gold_completion(example)]
+    examples = known[:num_examples]
+    if not examples:
+        return _report(task, [], {kind: np.zeros(0) for kind in KINDS}, deterministic=True)
+    gold = [str(gold_completion(example)) for example in examples]
+    texts = {
+        "gold": gold,
+        "empty": [""] * len(gold),
+        "shuffled": [_another(gold, i) for i in range(len(gold))],
+        "random": _random_texts(len(gold)),
+    }
+    repeated = [example for _ in KINDS for example in examples]
+    joined = [text for kind in KINDS for text in texts[kind]]
+    first, second = scorer.score(repeated, joined), scorer.score(repeated, joined)
+    values = dict(zip(KINDS, np.split(first.values, len(KINDS)), strict=True))
+    same = np.array_equal(first.values, second.values, equal_nan=True)
+    return _report(task, examples, values, deterministic=same)
+
+
+def _another(gold: Sequence[str], i: int) -> str:
+    """The next gold that is not that of row `i`; random text where all are equal."""
+    others = (text for text in (*gold[i + 1 :], *gold[:i]) if text != gold[i])
+    return next(others, _random_texts(1)[0])
+
+
+def _report(
+    task: Task, examples: Sequence[Example], values: dict[str, np.ndarray], *, deterministic: bool
+) -> RewardReport:
+    mean = {kind: _mean(values[kind]) for kind in KINDS}
+    problems = []
+    if not examples:
+        problems.append("no example holds a completion, a solution or an answer, so nothing could be checked")
+    if not deterministic:
+        problems.append("the reward differs between two calls; it must be a pure function")
+    if task.metric == "accuracy" and examples:
+        wrong = [e.id for e, v in zip(examples, values["gold"], strict=True) if v != 1]
+        if wrong:
+            problems.append(
+                f"{len(wrong)} of {len(examples)} gold completions do not score 1, for instance"
+                f" that of example {wrong[0]!r}"
+            )
+        for kind, limit in (("empty", 0.0), ("random", 0.0), ("shuffled", COINCIDENCE)):
+            if mean[kind] > limit:
+                problems.append(f"{kind} completions score {mean[kind]:.3g} on average")
+    elif examples and np.isnan(mean["gold"]):
+        problems.append("the reward returned None for every gold completion")
+    else:
+        for kind in KINDS[1:]:
+            if mean[kind] >= mean["gold"]:
+                problems.append(
+                    f"{kind} completions score {mean[kind]:.3g} on average, gold ones no more"
+                    f" ({mean['gold']:.3g})"
+                )
+    return RewardReport(len(examples), **mean, deterministic=deterministic, problems=tuple(problems))
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over those to which the reward applies, NaN where there are none."""
+    applicable = values[~np.isnan(values)]
+    return float(applicable.mean()) if len(applicable) else float("nan")
+
+
+def _random_texts(count: int) -> list[str]:
+    rng = stream(0, "check", "random texts")
+    return [" ".join(rng.choice(RANDOM_WORDS, size=12)) for _ in range(count)]

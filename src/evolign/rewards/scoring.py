@@ -1,0 +1,205 @@
+"""Scoring: run a reward over completions in worker processes that can be killed.
+
+    with Scorer("gsm8k_answer", workers=2, timeout_seconds=10) as scorer:
+        scores = scorer.score(examples, texts)
+
+Completions go to the workers in chunks. A chunk whose call hangs or kills its process is halved
+and tried again, so that only the completions that are to blame fail. All chunks of one round are
+done before the next round starts, so the outcome does not depend on which worker was faster. Where
+most chunks hang but their halves do not, the reward is slow, and later chunks are half as large.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from evolign.errors import ConfigError
+from evolign.rewards.loading import absolute_spec
+from evolign.rewards.process import Item, Outcome, RewardProcess
+from evolign.types import Example
+
+MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call may cost the timeout
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a reward says of completions."""
+
+    values: np.ndarray
+    """float64, one per completion; NaN where the reward returned None (not applicable)."""
+    timeouts: int
+    """Distinct completions whose scoring was ended after `timeout_seconds`."""
+    crashes: int
+    """Distinct completions whose scoring killed the worker process."""
+    seconds: float
+
+
+class Scorer:
+    """A reward and the worker processes that run it.
+
+    `reward` is what `load_reward` takes, or a function, which travels by dill. One call of the
+    reward gets at most `chunk_size` completions and `timeout_seconds`; a completion for which it
+    hangs or dies scores `failure_score`. The reward must be a pure function of its arguments:
+    equal completions of one example are scored once.
+
+    A `score` ends within about (number of chunks + 2 * 64) * timeout_seconds / workers: once 64 calls
+    with halved chunks have failed, all completions of a failed chunk count as failed.
+
+    Raises ConfigError where the reward does not exist, cannot be pickled or (on first use) cannot
+    be imported.
+    """
+
+    def __init__(
+        self,
+        reward: str | Callable[..., Any],
+        *,
+        workers: int,
+        timeout_seconds: float,
+        chunk_size: int = 16,
+        failure_score: float = 0.0,
+    ) -> None:
+        for field, value in (("workers", workers), ("chunk_size", chunk_size)):
+            if value < 1:
+                raise ConfigError(f"{field} = {value} must be at least 1")
+        if not isinstance(reward, str) and not callable(reward):
+            raise ConfigError(f"the reward is {reward!r}; it must be a function or the name of one")
+        if not 0 < timeout_seconds < math.inf:
+            raise ConfigError(f"timeout_seconds = {timeout_seconds} must be positive and finite")
+        self.name = reward if isinstance(reward, str) else getattr(reward, "__name__", repr(reward))
+        self.workers = workers
+        self.timeout_seconds = timeout_seconds
+        self.chunk_size = chunk_size
+        self.failure_score = failure_score
+        self._reward = absolute_spec(reward) if isinstance(reward, str) else _pickled(reward)
+        self._running: list[RewardProcess] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers and their children. A later `score` starts new ones."""
+        while self._running:
+            self._running.pop().kill()
+
+    def start(self) -> None:
+        """Start one worker and wait until it has loaded the reward; ConfigError if it cannot."""
+        if not self._running:
+            self._running.append(RewardProcess(self._reward, self.name, self.timeout_seconds))
+        try:
+            while not self._running[0].ready:
+                self._receive_news(self._running[:1], {})
+        except BaseException:
+            self.close()
+            raise
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+        """Score `texts[i]` as a completion of `examples[i]`.
+
+        Raises RewardError if the reward raises or returns anything but finite numbers and None,
+        ConfigError if it cannot be loaded.
+        """
+        started = time.monotonic()
+        items = {(example.id, text): (example, text) for example, text in zip(examples, texts, strict=True)}
+        scored, failures = self._score_distinct(list(items.values()))
+        values = dict(zip(items, scored, strict=True))
+        return Scores(
+            values=np.array(
+                [values[example.id, text] for example, text in zip(examples, texts, strict=True)],
+                dtype=np.float64,
+            ),
+            timeouts=failures.count("timeout"),
+            crashes=failures.count("crash"),
+            seconds=time.monotonic() - started,
+        )
+
+    def _score_distinct(self, items: list[Item]) -> tuple[list[float], list[str]]:
+        """The values of the items, and one entry per item that failed."""
+        scored = [self.failure_score] * len(items)
+
+        def fails(chunks: list[list[int]]) -> list[tuple[list[int], str]]:
+            """Enter what the reward says of the chunks; those for which it fails, and how."""
+            failed = []
+            outcomes = self._run([[items[i] for i in chunk] for chunk in chunks])
+            for chunk, outcome in zip(chunks, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    failed.append((chunk, outcome))
+                else:
+                    for i, value in zip(chunk, outcome, strict=True):
+                        scored[i] = math.nan if value is None else value
+            return failed
+
+        everything, size = range(len(items)), self.chunk_size
+        chunks = [list(everything[i : i + size]) for i in everything[::size]]
+        failed = fails(chunks)
+        too_slow = sum(how == "timeout" for _, how in failed) > len(chunks) / 2
+        budget = MAX_FAILED_RETRIES
+        while budget > 0 and (large := [chunk for chunk, _ in failed if len(chunk) > 1][: budget // 2 or 1]):
+            halves = [half for c in large for half in (c[: len(c) // 2], c[len(c) // 2 :])]
+            again = fails(halves)
+            budget -= len(again)
+            failed = [(chunk, how) for chunk, how in failed if chunk not in large] + again
+        if too_slow and budget > 0:
+            self.chunk_size = max(1, size // 2)
+        return scored, [how for chunk, how in failed for _ in chunk]
+
+    def _run(self, chunks: list[list[Item]]) -> list[Outcome]:
+        """One call of the reward per chunk, spread over the workers."""
+        for worker in [worker for worker in self._running if worker.died_idle]:
+            self._running.remove(worker)
+            worker.kill()
+        outcomes: dict[int, Outcome] = {}
+        waiting = deque(enumerate(chunks))
+        try:
+            while len(outcomes) < len(chunks):
+                while len(self._running) < min(self.workers, len(chunks) - len(outcomes)):
+                    self._running.append(RewardProcess(self._reward, self.name, self.timeout_seconds))
+                for worker in self._running:
+                    if waiting and worker.ready and worker.job is None:
+                        worker.send(*waiting.popleft())
+                self._receive_news(self._running, outcomes)
+        except BaseException:  # Ctrl-C too: what is under way must not answer a later call
+            self.close()
+            raise
+        return [outcomes[i] for i in range(len(chunks))]
+
+    def _receive_news(self, workers: Sequence[RewardProcess], outcomes: dict[int, Outcome]) -> None:
+        """Wait until a worker answers, dies or runs out of time, and enter what its job came to."""
+        busy = [worker for worker in workers if not worker.ready or worker.job is not None]
+        nearest = min(worker.deadline for worker in busy)
+        readable = wait([worker.connection for worker in busy], max(0.0, nearest - time.monotonic()))
+        for worker in busy:
+            if worker.connection in readable or worker.deadline <= time.monotonic():
+                job, outcome = worker.job, worker.receive()
+                if isinstance(outcome, str):
+                    self._running.remove(worker)
+                    worker.kill()
+                if job is not None and outcome is not None:
+                    outcomes[job] = outcome
+
+
+def _pickled(reward: Callable[..., Any]) -> bytes:
+    import dill
+
+    try:
+        pickled: bytes = dill.dumps(reward, recurse=True)
+    except Exception as error:  # whatever the objects that the function refers to raise
+        raise ConfigError(
+            f"the reward {reward!r} cannot be sent to a worker process: {type(error).__name__}:"
+            f" {error}; define it in a file and name it 'file.py:function'"
+        ) from error
+    return pickled

@@ -1,0 +1,63 @@
+"""The common course of all methods that train by gradients: a table of contents."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+
+from evolign.config import GradientConfig
+from evolign.engines import build_engine
+from evolign.policy.base_model import BaseModel
+from evolign.policy.restoring import given_back, quiet
+from evolign.policy.threads import cpu_threads
+from evolign.rewards.scoring import Scorer
+from evolign.runs.directory import RunDir
+from evolign.runs.progress import Progress
+from evolign.tasks.base import Task
+from evolign.trainers.session import PolicySession, Session
+from evolign.trainers.trainable import Trainable
+from evolign.trainers.trainer import Recorder
+
+
+def train(
+    config: GradientConfig,
+    run: RunDir,
+    task: Task,
+    base: BaseModel,
+    progress: Progress,
+    build: Callable[[PolicySession], Any],
+) -> dict[str, Any]:
+    """Run, or go on with, the method whose Trainer `build` makes; returns what result.json holds.
+
+    A LoRA adapter is taken out of `base` again at the end; where `adapter` is null, `base` itself is trained.
+    """
+    with (
+        cpu_threads(base.model, config.engine.threads),
+        Scorer(task.reward, **config.reward.model_dump()) as scorer,
+        given_back(base.model),
+    ):
+        scorer.start()  # a reward that cannot be loaded is told before anything is spent
+        trainable = Trainable(config, base, task.warmup, run.warm_start)
+        with contextlib.closing(trainable), build_engine(config.engine, trainable.policy) as engine:
+            session = PolicySession(config, run, task, trainable, progress, engine=engine, scorer=scorer)
+            return follow(session, build)
+
+
+def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
+    """Train from the newest checkpoint to a limit, judge, export, and write result.json."""
+    run, trainable = session.run, session.trainable
+    with quiet(), torch.random.fork_rng():
+        trainer = build(session)
+        trainable.restrict()
+        session.progress.say(f"Training {trainable} with {session.config.method}.")
+        if not session.state.stopped:
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(Recorder(session, trainer.steps_per_batch))
+            trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
+        summary = session.finish()
+        with run.replacing(run.adapter if trainable.is_adapter else run.model) as folder:
+            trainable.export(folder, summary)
+    run.write_json("result.json", summary)
+    return summary

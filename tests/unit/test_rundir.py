@@ -1,0 +1,331 @@
+"""The run directory survives whatever happens: kills, full disks, broken files, two processes at once."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evolign.errors import RunError
+from evolign.runs.directory import GROWING, KEPT_CHECKPOINTS, RunDir, read_rows
+
+ARRAYS = {"mean": np.arange(5.0), "count": np.array(3)}
+DEV_FULL = Path("/dev/full")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDir]:
+    """A run of three generations: rows in both growing files, and a checkpoint of each."""
+    with RunDir.create(tmp_path / "run", '{"seed": 0}\n') as run:
+        for generation in range(3):
+            step(run, generation)
+        yield run
+
+
+def step(run: RunDir, generation: int) -> None:
+    run.append("metrics.jsonl", [{"generation": generation}])
+    run.append("samples.jsonl", [{"generation": generation, "sample": i} for i in range(2)])
+    run.save(generation, {"generation": generation}, {**ARRAYS, "mean": ARRAYS["mean"] + generation})
+
+
+def checkpoints(run: RunDir) -> list[Path]:
+    """Newest first."""
+    return sorted((run.path / "checkpoints").glob("*.npz"), reverse=True)
+
+
+def generations(run: RunDir, name: str = "metrics.jsonl") -> list[int]:
+    return [row["generation"] for row in run.read_rows(name)]
+
+
+def restored(run: RunDir) -> tuple[int, np.ndarray]:
+    """Generation and mean of the checkpoint that is restored, which must hold nothing else."""
+    found = run.restore()
+    assert found is not None
+    state, arrays = found
+    assert state.keys() == {"generation"} and arrays.keys() == ARRAYS.keys() and arrays["count"] == 3
+    return state["generation"], arrays["mean"]
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(run: RunDir) -> None:
+    generation, mean = restored(run)
+    assert generation == 2 and mean.dtype == np.float64 and mean.tolist() == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert run.warnings == []
+
+
+def test_the_newest_two_checkpoints_are_kept(run: RunDir) -> None:
+    assert [path.name for path in checkpoints(run)] == ["00000002.npz", "00000001.npz"]
+    assert KEPT_CHECKPOINTS == 2
+
+
+def test_rows_after_the_checkpoint_are_cut_off(run: RunDir) -> None:
+    run.append("metrics.jsonl", [{"generation": 3}])
+    with (run.path / "samples.jsonl").open("a") as file:
+        file.write('{"generation": 3, "sam')  # half a line: killed while writing
+    assert generations(run, "samples.jsonl") == [0, 0, 1, 1, 2, 2]
+    assert restored(run)[0] == 2
+    assert generations(run) == [0, 1, 2]
+    run.append("samples.jsonl", [{"generation": 3}])
+    assert generations(run, "samples.jsonl") == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_without_a_checkpoint_the_growing_files_are_emptied(run: RunDir) -> None:
+    for path in checkpoints(run):
+        path.unlink()
+    assert run.restore() is None
+    assert [(run.path / name).read_text() for name in GROWING] == ["", ""]
+    assert run.warnings == []
+
+
+def test_a_kill_between_writing_and_renaming_loses_nothing(run: RunDir) -> None:
+    newest = checkpoints(run)[0]
+    later = newest.with_name("00000003.npz.partial")
+    later.write_bytes(newest.read_bytes()[:100])
+    (run.path / "result.json.partial").write_text('{"final"')
+    (run.path / "adapter.partial").mkdir()
+    (run.path / "adapter.partial" / "old").write_text("of the attempt that was killed")
+    assert restored(run)[0] == 2 and not run.finished
+    step(run, 3)
+    with run.replacing(run.adapter) as folder:
+        (folder / "new").write_text("whole")
+    run.write_json("result.json", {"final": {}})
+    assert restored(run)[0] == 3
+    assert [path.name for path in run.adapter.iterdir()] == ["new"]
+    assert not list(run.path.rglob("*.partial"))
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.write_text("note.txt", "before")
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evolign.runs.directory.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.write_text("note.txt", "after")
+    assert (run.path / "note.txt").read_text() == "before"
+    run.write_text("note.txt", "after")
+    assert (run.path / "note.txt").read_text() == "after"
+
+
+def test_a_folder_is_replaced_only_when_its_block_ends_well(run: RunDir) -> None:
+    with run.replacing(run.adapter) as folder:
+        (folder / "weights").write_text("first")
+    with pytest.raises(ZeroDivisionError), run.replacing(run.adapter) as folder:
+        (folder / "weights").write_text("second")
+        raise ZeroDivisionError
+    assert (run.adapter / "weights").read_text() == "first"
+
+
+BROKEN = {
+    "empty": lambda data: b"",
+    "cut in half": lambda data: data[: len(data) // 2],
+    "cut by a byte": lambda data: data[:-1],
+    "a bit flipped in the state": lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:],
+    "zeros": lambda data: bytes(len(data)),
+    "text": lambda data: b"not a checkpoint",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_corrupt_checkpoint_is_set_aside_for_the_one_before(run: RunDir, kind: str) -> None:
+    newest = checkpoints(run)[0]
+    newest.write_bytes(BROKEN[kind](newest.read_bytes()))
+    generation, mean = restored(run)
+    assert generation == 1 and mean[0] == 1.0
+    assert generations(run) == [0, 1] and generations(run, "samples.jsonl") == [0, 0, 1, 1]
+    [warning] = run.warnings
+    assert "checkpoint 00000002.npz is corrupt" in warning and "set aside as 00000002.npz.corrupt" in warning
+    step(run, 2)
+    assert restored(run)[0] == 2 and len(run.warnings) == 1
+
+
+def test_no_flipped_bit_is_restored_as_something_else(run: RunDir) -> None:
+    """Every byte of a checkpoint in turn: it is found out, or (in what zip ignores) makes no difference."""
+    newest = checkpoints(run)[0]
+    data = newest.read_bytes()
+    found_out = 0
+    for position in range(len(data)):
+        bit = 1 << position % 8
+        newest.write_bytes(data[:position] + bytes([data[position] ^ bit]) + data[position + 1 :])
+        generation, mean = restored(run)
+        assert mean.tolist() == [generation + i for i in range(5)], f"byte {position}"
+        if generation == 1:
+            found_out += 1
+            newest.with_name(newest.name + ".corrupt").unlink()
+            run.append("metrics.jsonl", [{"generation": 2}])
+            run.append("samples.jsonl", [{"generation": 2}] * 2)
+    payload = sum(array.nbytes for array in ARRAYS.values())
+    assert found_out > payload, "at least the bytes of the arrays are guarded"
+
+
+def test_when_all_checkpoints_are_corrupt_the_way_out_is_a_new_run(run: RunDir) -> None:
+    for path in checkpoints(run):
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match=r"all 2 checkpoints of .* are corrupt; start again with `evolign run"):
+        run.restore()
+    assert generations(run) == [0, 1, 2], "the metrics so far are still there"
+
+
+def test_restoring_executes_nothing_from_a_checkpoint(run: RunDir, tmp_path: Path) -> None:
+    made = tmp_path / "made by the pickle"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(made),)
+
+    def with_pickle(data: bytes) -> bytes:
+        with np.load(BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        buffer = BytesIO()
+        np.savez(buffer, **{**arrays, "mean": np.array([Attack()], dtype=object)})
+        return buffer.getvalue()
+
+    newest = checkpoints(run)[0]
+    attack = with_pickle(newest.read_bytes())
+    newest.write_bytes(attack)
+    assert restored(run)[0] == 1
+    assert not made.exists() and "00000002.npz is corrupt" in run.warnings[0]
+    with np.load(BytesIO(attack), allow_pickle=True) as file:  # proof that the file was an attack
+        file["mean"]
+    assert made.is_dir()
+
+
+HOLDER = """
+import sys, time
+from evolign.runs.directory import RunDir
+with RunDir.open(sys.argv[1]) as run:
+    print("locked", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_second_process_is_refused_and_a_killed_one_frees_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunDir.create(path, "{}").__exit__()
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+        with pytest.raises(RunError, match=r"run' is in use by another evolign process; wait for it or stop"):
+            RunDir.open(path)
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    with RunDir.open(path) as run:
+        assert run.read_json("config.json") == {}
+
+
+def test_a_run_is_locked_against_its_own_process_too(run: RunDir) -> None:
+    with pytest.raises(RunError, match="in use by another"):
+        RunDir.open(run.path)
+
+
+def test_an_existing_directory_is_refused_and_left_alone(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("a file")
+    for path in (run.path, tmp_path / "mine", tmp_path / "file"):
+        with pytest.raises(RunError, match=r"exists already; .*another --out, or remove it"):
+            RunDir.create(path, "other")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    assert run.read_json("config.json") == {"seed": 0} and (tmp_path / "file").read_text() == "a file"
+
+
+def test_an_empty_directory_and_missing_parents_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
+        with RunDir.create(path, "{}") as run:
+            assert run.restore() is None and run.read_json("config.json") == {}
+
+
+def test_what_is_no_run_directory_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(RunError, match=r"is not a run directory: it holds no config.json"):
+            RunDir.open(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+SAFE = r"Everything up to the last checkpoint is safe; free space or .* then `evolign resume"
+
+
+@pytest.mark.skipif(not DEV_FULL.exists(), reason="needs /dev/full, which stands for a full disk")
+def test_a_full_disk_is_told_with_the_way_out(run: RunDir) -> None:
+    before = (run.path / "metrics.jsonl").read_text()
+    shutil.move(run.path / "metrics.jsonl", run.path / "kept")
+    (run.path / "metrics.jsonl").symlink_to(DEV_FULL)
+    (run.path / "checkpoints" / "00000003.npz.partial").symlink_to(DEV_FULL)
+    with pytest.raises(RunError, match=f"(?s)run': No space left on device. {SAFE}"):
+        run.append("metrics.jsonl", [{"generation": 3}])
+    with pytest.raises(RunError, match=f"No space left on device. {SAFE}"):
+        run.save(3, {"generation": 3}, ARRAYS)
+    (run.path / "metrics.jsonl").unlink()  # space has been freed
+    shutil.move(run.path / "kept", run.path / "metrics.jsonl")
+    assert restored(run)[0] == 2 and (run.path / "metrics.jsonl").read_text() == before
+
+
+def test_a_directory_that_is_removed_during_the_run_is_told(run: RunDir) -> None:
+    shutil.move(run.path, run.path.with_name("elsewhere"))
+    for write in (
+        lambda: run.append("metrics.jsonl", [{}]),
+        lambda: run.save(3, {}, ARRAYS),
+        lambda: run.write_json("result.json", {}),
+        lambda: run.replacing(run.adapter).__enter__(),
+    ):
+        with pytest.raises(RunError, match=f"No such file or directory. {SAFE}"):
+            write()
+    shutil.move(run.path.with_name("elsewhere"), run.path)
+    assert restored(run)[0] == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_where_nothing_may_be_written_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match=r"cannot create the run directory .*Permission denied"):
+        RunDir.create(tmp_path / "run", "{}")
+
+
+def test_a_parent_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot create the run directory .*Not a directory"):
+        RunDir.create(tmp_path / "file" / "run", "{}")
+
+
+def test_a_broken_json_file_is_told(run: RunDir) -> None:
+    (run.path / "result.json").write_text('{"final": ')
+    with pytest.raises(RunError, match=r"cannot read '.*result.json': Expecting value"):
+        run.read_json("result.json")
+    with pytest.raises(RunError, match=r"cannot read '.*provenance.json': .*No such file"):
+        run.read_json("provenance.json")
+
+
+def test_rows_hold_any_text_a_model_may_say(run: RunDir) -> None:
+    said = [{"completion": text} for text in ("a\nb", "\u2028\x1c\x85\r", "\x00", "ä€😀", '"\\')]
+    run.append("samples.jsonl", said)
+    assert run.read_rows("samples.jsonl")[6:] == said
+    assert read_rows(run.path / "missing.jsonl") == []
+
+
+def test_a_broken_line_in_the_middle_of_a_file_is_told(run: RunDir) -> None:
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    (run.path / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:-3], lines[2], ""]))
+    with pytest.raises(RunError, match=r"cannot read '.*metrics.jsonl': line 2 is not JSON"):
+        run.read_rows("metrics.jsonl")
+
+
+def test_the_adapter_is_copied_out_or_it_is_told_why_not(run: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot copy '.*adapter' to"):
+        run.copy_weights(tmp_path / "out")
+    with run.replacing(run.adapter) as folder:
+        (folder / "weights").write_text("w")
+    run.copy_weights(tmp_path / "out")
+    assert (tmp_path / "out" / "weights").read_text() == "w"
+    with pytest.raises(RunError, match="cannot copy"):
+        run.copy_weights(tmp_path / "out")
