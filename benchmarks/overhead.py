@@ -80,7 +80,7 @@ def generation_seconds(options: argparse.Namespace, folder: Path) -> tuple[float
     theta_ND = 0.05 * np.random.default_rng(1).normal(size=(candidates, DIMENSIONS))
     examples_NP = [task.train[: options.prompts]] * candidates
     sampling = Sampling(options.tokens)
-    with TransformersEngine(policy) as engine, Scorer(task.reward, **config.reward.model_dump()) as scorer:
+    with TransformersEngine(policy) as engine, Scorer(task.reward, **config.scoring.model_dump()) as scorer:
         scorer.start()
         generate, rollouts = timed(lambda: engine.generate(Population(theta_ND), examples_NP, sampling))
         score, _ = timed(lambda: score_completions(scorer, examples_NP, rollouts))

@@ -96,7 +96,7 @@ def judged(run: Path, label: str, overrides: list[str]) -> None:
 
     out = run.with_name(f"{run.name}-{label.replace(' ', '-')}.json")
     if not out.is_file():
-        found = evolign.assess(str(run), overrides=overrides, out=out.with_suffix(".jsonl"))
+        found = evolign.evaluate(str(run), overrides=overrides, out=out.with_suffix(".jsonl"))
         out.write_text(json.dumps(found.metrics))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 _NAMES = {
     "Config": "evolign.config:Config",
     "Result": "evolign.commands.run:Result",
-    "assess": "evolign.commands.evaluate:assess",
+    "evaluate": "evolign.commands.evaluate:evaluate",
     "check": "evolign.commands.check:check",
     "compare": "evolign.comparison:compare",
     "evolve": "evolign.commands.evolve:evolve",

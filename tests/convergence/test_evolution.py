@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.config.recipe import dump, parse
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
@@ -64,7 +64,7 @@ def quadratic(theta_D: np.ndarray, example: Example) -> str:
     return repr(-float(((theta_D - OPTIMUM) ** 2).sum()))
 
 
-def settings(**sections: Any) -> EssaConfig:
+def settings(**sections: Any) -> EvolutionConfig:
     """A small, fast configuration; each section is merged over it."""
     tree: dict[str, Any] = {
         "strategy": {"name": "cma_es", "population": 8, "sigma": 0.5},
@@ -103,7 +103,7 @@ def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
     numbers = iter(range(100))
 
     def go(
-        config: EssaConfig,
+        config: EvolutionConfig,
         respond: Respond | Any = quadratic,
         task: Prompts | None = None,
         dim: int = len(OPTIMUM),

@@ -15,7 +15,7 @@ from evolign.runs.progress import Silent
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "embedded"
 RUN_DIRECTORY = Path(__file__).parents[2] / "docs" / "run_directory.md"
-GRADIENT_METHODS = sorted(set(METHODS) - {"essa"})
+GRADIENT_METHODS = sorted(set(METHODS) - {"evolution"})
 CONTRACT = {
     "method", "task", "model", "seed", "metric", "split", "num_examples", "baseline", "final", "validation",
     "stopped", "completions", "validation_completions", "generated_tokens", "reward_timeouts",
@@ -108,7 +108,7 @@ def check_rows(path: Path, steps: int, method: str) -> None:
 
 def test_every_method_has_a_recipe_for_the_embedded_model() -> None:
     for method in METHODS:
-        name = "essa-likelihood" if method == "essa" else method
+        name = "essa-likelihood" if method == "evolution" else method
         assert load(RECIPES / f"{name}.yaml").method == method
     assert set(METHODS) == set(CONFIGS)
 
@@ -167,7 +167,7 @@ def test_a_reward_model_scores_elsewhere_what_it_scored_in_the_final_test(tmp_pa
 def test_all_weights_are_exported_as_a_model_that_can_be_evaluated(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from evolign.commands.evaluate import assess
+    from evolign.commands.evaluate import evaluate
 
     path = tmp_path / "run"
     run(load(write_recipe(tmp_path / "recipe.json", "sft", adapter=None)), path, progress=Silent())
@@ -184,7 +184,7 @@ def test_all_weights_are_exported_as_a_model_that_can_be_evaluated(tmp_path: Pat
         assert greedy(model, tokenizer, row["prompt"], 6) == row["completion"]
     result = json.loads((path / "result.json").read_text())
     assert result["trainable_parameters"] == sum(tensor.numel() for tensor in after.values())
-    found = assess(str(path)).metrics
+    found = evaluate(str(path)).metrics
     assert {name: found[name] for name in result["final"]} == result["final"]
 
 

@@ -34,7 +34,7 @@ def samples(completion: str, ids: str = "abc", **changes: Any) -> list[dict[str,
 def make_run(
     root: Path,
     name: str,
-    method: str = "essa",
+    method: str = "evolution",
     seed: int = 0,
     values: tuple[float, ...] = (0.2, 0.5, 0.8),
     completions: tuple[float, ...] | None = None,
@@ -47,7 +47,7 @@ def make_run(
     path = root / name
     path.mkdir(parents=True)
     spent = completions or tuple(100.0 * i for i in range(len(values)))
-    unit = "generation" if method == "essa" else "step"
+    unit = "generation" if method == "evolution" else "step"
     rows = [
         {
             unit: i, "completions": spent[i], "generated_tokens": 10 * spent[i], "seconds": 2.0 * i,

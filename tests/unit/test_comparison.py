@@ -139,7 +139,7 @@ def test_the_default_target_is_95_percent_of_the_best_mean_and_can_be_reached_be
 def test_a_method_that_generates_nothing_reaches_targets_at_no_completions_and_has_a_level(
     make: Make,
 ) -> None:
-    found = build([make("sft", "sft", completions=(0, 0, 0)), make("essa")], target=0.5)
+    found = build([make("sft", "sft", completions=(0, 0, 0)), make("evolution")], target=0.5)
     assert [cell.text for cell in found.reached.rows[0]] == ["1 of 1", "0", "2.0 s"]  # type: ignore[union-attr]
     assert page(found).count('class="level"') == 2  # against completions and tokens, not seconds
 
@@ -181,13 +181,19 @@ def test_labels_are_methods_and_the_fewest_settings_that_tell_namesakes_apart(ma
             make("e", "sft"),
         ]
     )
-    assert labels(found) == ["essa (reward)", "essa (likelihood)", "grpo lr=0.001", "grpo lr=1e-05", "sft"]
+    assert labels(found) == [
+        "evolution (reward)",
+        "evolution (likelihood)",
+        "grpo lr=0.001",
+        "grpo lr=1e-05",
+        "sft",
+    ]
 
 
 def test_no_two_entries_share_a_label(make: Make) -> None:
     paths = ["x/same", "y/same"]
     found = build([make(f"run{i}", config={"adapter": {"path": path}}) for i, path in enumerate(paths)])
-    assert labels(found) == ["essa path=same", "essa path=same #2"]
+    assert labels(found) == ["evolution path=same", "evolution path=same #2"]
 
 
 def test_a_label_makes_one_entry_of_what_it_names_and_differing_settings_are_told(make: Make) -> None:
@@ -204,7 +210,7 @@ def test_a_folder_of_runs_stands_for_them_and_a_path_with_an_equals_sign_is_a_pa
     path = make("sweep/lr=0.1")
     make("sweep/lr=0.2", seed=1)
     assert len(build([path.parent]).entries[0].runs) == 2
-    assert labels(build([path])) == ["essa"]
+    assert labels(build([path])) == ["evolution"]
     [left] = read_runs([f"{path.parent}/lr=0.9"])[1]
     assert left.path == f"{path.parent}/lr=0.9" and "no such folder" in left.reason
 
@@ -276,7 +282,7 @@ def test_other_training_rows_with_the_same_test_prompts_are_told_and_do_not_forb
 
 
 def test_entries_that_start_from_different_points_are_told(make: Make) -> None:
-    assert "do not start from the same point: accuracy_greedy 0.200 (essa) to 0.600 (grpo)" in told(
+    assert "do not start from the same point: accuracy_greedy 0.200 (evolution) to 0.600 (grpo)" in told(
         build([make("a"), make("b", "grpo", values=(0.6, 0.9))])
     )
     assert "start" not in told(build([make("c"), make("d", "grpo", values=(0.22, 0.9))]))
@@ -285,4 +291,4 @@ def test_entries_that_start_from_different_points_are_told(make: Make) -> None:
 def test_grouping_keeps_the_order_of_the_arguments(make: Make) -> None:
     paths = [make("z", "sft"), make("a"), make("m", "sft", seed=1)]
     entries, left_out = group(read_runs(paths)[0])
-    assert [entry.label for entry in entries] == ["sft", "essa"] and left_out == []
+    assert [entry.label for entry in entries] == ["sft", "evolution"] and left_out == []

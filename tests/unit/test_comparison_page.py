@@ -65,7 +65,7 @@ def test_a_broken_or_unfinished_run_is_left_out_with_the_reason(
     found = evolign.compare(
         [tmp_path / "good", tmp_path / "bad"], tmp_path / "out.html", markdown=tmp_path / "out.md"
     )
-    assert labels(found) == ["essa"] and len(found.left_out) == 1
+    assert labels(found) == ["evolution"] and len(found.left_out) == 1
     assert reason in found.left_out[0].reason
     assert (
         "Left out" in (tmp_path / "out.html").read_text() and "Left out" in (tmp_path / "out.md").read_text()
@@ -283,13 +283,13 @@ def test_the_command_compares_real_runs_into_a_page_and_a_markdown_file(real_run
     )
     assert process.returncode == 0, process.stderr
     assert "accuracy_sampled" in process.stdout and f"Wrote {out} and {markdown}" in process.stdout
-    assert "Two seeds only: essa." in process.stderr
+    assert "Two seeds only: evolution." in process.stderr
     found = Structure(out.read_text())
     assert sum(tag == "svg" and "role" in attributes for tag, attributes in found.tags) == 4
     results = [json.loads((real_runs / f"runs/seed{i}/result.json").read_text()) for i in range(2)]
     mean = sum(result["final"]["accuracy_sampled"] for result in results) / 2
-    assert f"| essa | 2 | {mean:.3f}" in markdown.read_text()
-    assert "| essa | 2 of 2 | " in markdown.read_text()
+    assert f"| evolution | 2 | {mean:.3f}" in markdown.read_text()
+    assert "| evolution | 2 of 2 | " in markdown.read_text()
     assert "embedded:arithmetic" in found.text and "Side by side" in found.text
 
 

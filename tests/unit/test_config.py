@@ -16,7 +16,7 @@ from evolign.config import (
     ArithmeticConfig,
     CmaEsConfig,
     Config,
-    EssaConfig,
+    EvolutionConfig,
     GradientConfig,
     Gsm8kConfig,
     OpenAiEsConfig,
@@ -55,9 +55,9 @@ def write(path: Path, tree: Any) -> Path:
 
 def test_an_empty_recipe_is_the_defaults() -> None:
     config = parse({})
-    assert config == EssaConfig()
+    assert config == EvolutionConfig()
     assert (config.method, config.seed, config.task.name, config.strategy.name) == (
-        "essa",
+        "evolution",
         0,
         "arithmetic",
         "cma_es",
@@ -72,7 +72,7 @@ def test_every_method_has_a_configuration_of_its_own_with_the_shared_part_in_it(
         config = parse({"method": method})
         assert type(config) is kind and config == kind() and config.method == method
         assert kind.__doc__ and set(Config.model_fields) <= set(kind.model_fields)
-        assert issubclass(kind, GradientConfig) == (method != "essa")
+        assert issubclass(kind, GradientConfig) == (method != "evolution")
 
 
 def test_every_field_is_documented() -> None:
@@ -104,7 +104,7 @@ def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: 
     assert (config.seed, config.adapter.lora_alpha) == (3, 5.0)
     assert (config.adapter.rank, config.adapter.target_modules) == (16, ["a", "b"])
     assert config.strategy == SnesConfig()
-    assert config.sampling == EssaConfig().sampling
+    assert config.sampling == EvolutionConfig().sampling
     assert load(path, ["seed=4", "seed=5"]).seed == 5  # the later override wins
 
 
@@ -147,7 +147,7 @@ def test_a_recipe_may_be_json_and_the_tree_that_is_given_stays_as_it_is(tmp_path
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        EssaConfig().adapter.rank = 2  # type: ignore[misc]
+        EvolutionConfig().adapter.rank = 2  # type: ignore[misc]
 
 
 @pytest.mark.skipif(not RECIPES.is_dir(), reason="there is no folder of recipes yet")
@@ -233,8 +233,13 @@ def test_every_registered_name_can_be_said_in_a_recipe() -> None:
         ("task.name=gsm8", "task.name = 'gsm8': must be one of .*Did you mean 'gsm8k'"),
         ("strategy.name=null", "strategy.name = 'None': must be one of"),
         ("evaluation.decoding=[greedy, beam]", "evaluation.decoding.1 = 'beam': input should be 'greedy'"),
-        ("method=essay", "unknown method 'essay'; known: dpo, eso, essa, .*Did you mean 'essa'"),
-        ("method=null", "unknown method None; known: dpo, eso, essa, "),
+        (
+            "method=evolutio",
+            "unknown method 'evolutio'; known: dpo, eso, evolution, .*Did you mean 'evolution'",
+        ),
+        ("method=essa", "ESSA is a recipe of `method: evolution`, .*; write `method: evolution`"),
+        ("reward.workers=2", "how rewards are run is called `scoring`; write `scoring:`"),
+        ("method=null", "unknown method None; known: dpo, eso, evolution, "),
         # one field against another
         ("evaluation.decoding=[sampled]", "select_by = 'greedy' is not measured; add it to"),
         ("space.alpha=0.2", "space.alpha = 0.2 leaves none of adapter.rank = 4 .*; use at least 0.25"),
@@ -296,8 +301,8 @@ def test_a_wrong_value_is_told_field_value_and_rule(tmp_path: Path, override: st
         ),
         ("reward_model", "adapter.warm_start.epochs=1", "are for language models; method = 'reward_model'"),
         ("grpo", "sampling.samples_per_prompt=1", "samples_per_prompt = 1: .*use 2 or more, for example 8"),
-        ("essa", "training.batch_size=3", "training: unknown key; known here: method, seed, model"),
-        ("essa", "adapter=null", "adapter = None: input should be a valid"),
+        ("evolution", "training.batch_size=3", "training: unknown key; known here: method, seed, model"),
+        ("evolution", "adapter=null", "adapter = None: input should be a valid"),
     ],
 )
 def test_what_a_method_does_not_know_or_cannot_do_is_told(method: str, override: str, words: str) -> None:

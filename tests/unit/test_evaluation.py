@@ -100,7 +100,7 @@ def test_completions_of_nothing_but_the_end_are_counted() -> None:
     assert judged().metrics["empty_greedy"] == 0.25
 
 
-def test_a_reward_that_applies_to_nothing_is_an_error_in_a_run_and_left_out_by_assess() -> None:
+def test_a_reward_that_applies_to_nothing_is_an_error_in_a_run_and_left_out_by_evaluate() -> None:
     nothing = Varied([["", ""]] * 4)
     with pytest.raises(RewardError, match="returned None"):
         judged(engine=nothing, scorer=Right())
@@ -199,17 +199,17 @@ def test_a_run_that_trained_all_weights_is_judged_and_exported_by_its_model(
 ) -> None:
     model = save_tiny("gpt2", tmp_path / "trained", seed=3)
     run = run_with_full_weights(tmp_path, model, task)
-    ours, theirs = evolign.assess(str(run)), evolign.assess(str(model), overrides=task)
+    ours, theirs = evolign.evaluate(str(run)), evolign.evaluate(str(model), overrides=task)
     assert ours.samples == theirs.samples and ours.metrics == theirs.metrics
     assert {"rougeL_greedy_low", "rouge1_sampled", "tokens_greedy_high", "empty_sampled"} < set(ours.metrics)
-    like = evolign.assess(str(model), like=str(run))
+    like = evolign.evaluate(str(model), like=str(run))
     assert like.samples == ours.samples
-    other = evolign.assess(str(tiny("gpt2")), like=str(run))
+    other = evolign.evaluate(str(tiny("gpt2")), like=str(run))
     assert [row["prompt"] for row in other.samples] == [row["prompt"] for row in ours.samples]
     assert [row["completion"] for row in other.samples] != [row["completion"] for row in ours.samples]
     for merge in (False, True):
         evolign.export(run, tmp_path / f"out {merge}", merge=merge)
-        assert evolign.assess(str(tmp_path / f"out {merge}"), overrides=task).samples == ours.samples
+        assert evolign.evaluate(str(tmp_path / f"out {merge}"), overrides=task).samples == ours.samples
 
 
 def test_an_unfinished_run_and_a_reward_model_are_told(
@@ -217,10 +217,10 @@ def test_an_unfinished_run_and_a_reward_model_are_told(
 ) -> None:
     run = run_with_full_weights(tmp_path, tiny("gpt2"), task, method="reward_model")
     with pytest.raises(ConfigError, match="is a reward model, which judges completions and writes none"):
-        evolign.assess(str(run))
+        evolign.evaluate(str(run))
     (run / "model" / "config.json").unlink()
     with pytest.raises(RunError, match="is a run that is not finished; first `evolign resume"):
-        evolign.assess(str(run))
+        evolign.evaluate(str(run))
 
 
 @pytest.mark.parametrize("decoding", ["greedy", "sampled"])
@@ -229,9 +229,9 @@ def test_leaving_out_a_decoding_is_no_matter_of_what_the_run_selected_by(
 ) -> None:
     other = "sampled" if decoding == "greedy" else "greedy"
     run = run_with_full_weights(tmp_path, tiny("gpt2"), [*task, f"evaluation.select_by={other}"])
-    found = evolign.assess(str(run), overrides=[f"evaluation.decoding=[{decoding}]"])
+    found = evolign.evaluate(str(run), overrides=[f"evaluation.decoding=[{decoding}]"])
     assert {row["decoding"] for row in found.samples} == {decoding}
     with pytest.raises(ConfigError, match=f"select_by = '{other}' is not measured"):
-        evolign.assess(
+        evolign.evaluate(
             str(run), overrides=[f"evaluation.decoding=[{decoding}]", f"evaluation.select_by={other}"]
         )

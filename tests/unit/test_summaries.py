@@ -84,9 +84,9 @@ def test_the_embedded_model_spells_every_text_within_its_limits(task: Summaries)
 
 
 def test_the_embedded_model_is_fluent_but_mostly_poor() -> None:
-    from evolign.commands.evaluate import assess
+    from evolign.commands.evaluate import evaluate
 
-    found = assess("embedded:summaries", task="summaries", overrides=["task.num_train=10"])
+    found = evaluate("embedded:summaries", task="summaries", overrides=["task.num_train=10"])
     assert 0.35 < found.metrics["reward_greedy"] < 0.55
     assert found.metrics["truncated_greedy"] < 0.02
     from evolign.policy.base_model import load_base_model

@@ -108,20 +108,20 @@ def evaluate(
     yes: Yes = False,
 ) -> None:
     """Judge a run, an adapter or a model on held-out prompts; with --judge, against others by a judge."""
-    from evolign.commands.evaluate import assess
+    from evolign.commands.evaluate import evaluate
 
     if judge is not None:
         from evolign.judging.contest import build_judge
 
         referee = build_judge(judge, url=judge_url)  # whatever is wrong with it is told before the work
     settings: dict[str, Any] = {"task": task, "split": split, "overrides": overrides or []}
-    found = assess(target, **settings, out=out)
+    found = evaluate(target, **settings, out=out)
     print_metrics({"score": found.metrics}, all_of_them=True)
     if judge is None:
         return
     theirs: Any = against
     if against != "reference" and not against.endswith(".jsonl"):
-        theirs = assess(against, **settings, like=target).samples
+        theirs = evaluate(against, **settings, like=target).samples
     decoding = "greedy" if any(row["decoding"] == "greedy" for row in found.samples) else "sampled"
     run_judge(found.samples, theirs, by=referee, decoding=decoding, name=against, out=judge_out, yes=yes)
 

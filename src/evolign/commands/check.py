@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolign.commands.run import check_rows
-from evolign.config import Config, EssaConfig
+from evolign.config import Config, EvolutionConfig
 from evolign.errors import ConfigError, EvolignError, UnreachableError
 from evolign.rewards.check import check_reward
 from evolign.rewards.scoring import Scorer
@@ -62,7 +62,7 @@ def _data(config: Config) -> tuple[str, Task]:
 
 
 def _reward(config: Config, task: Task) -> tuple[str, None]:
-    with Scorer(task.reward, **config.reward.model_dump()) as scorer:
+    with Scorer(task.reward, **config.scoring.model_dump()) as scorer:
         report = check_reward(task, scorer)
     if not report.ok:
         raise ConfigError("; ".join(report.problems))
@@ -126,7 +126,7 @@ def _trained(model: Any, config: Config) -> str:
 
 def _rows(config: Config) -> str:
     """How many completions a generation takes."""
-    if not isinstance(config, EssaConfig):
+    if not isinstance(config, EvolutionConfig):
         return ""
     rows = config.evolution.prompts_per_generation * config.sampling.samples_per_prompt
     if config.fitness.name == "reward":

@@ -18,7 +18,7 @@ NO_THETA = np.zeros(0)
 SPLITS = ("train", "validation", "test")
 
 
-def assess(
+def evaluate(
     target: str,
     *,
     task: str | None = None,
@@ -55,7 +55,7 @@ def assess(
     with (
         cpu_threads(base.model, config.engine.threads),
         build_engine(config.engine, policy) as engine,
-        Scorer(data.reward, **config.reward.model_dump()) as scorer,
+        Scorer(data.reward, **config.scoring.model_dump()) as scorer,
     ):
         found = evaluate_split(config, data, split, engine, scorer, NO_THETA, detailed=True)
     if out is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from evolign.config import Config, EssaConfig, GrpoConfig
+from evolign.config import Config, EvolutionConfig, GrpoConfig
 from evolign.config.recipe import dump, load
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
 
 METHODS = {
-    "essa": "evolign.evolution.method:essa",
+    "evolution": "evolign.evolution.method:evolution",
     "sft": "evolign.trainers.trl:sft",
     "eso": "evolign.trainers.eso:eso",
     "unlikelihood": "evolign.trainers.eso:unlikelihood",
@@ -104,7 +104,7 @@ def check_rows(config: Config, task: Task) -> None:
     from evolign.trainers.dataset import pairs, solved_rows
 
     check_options(config.evaluation, task.metric, task.validation)
-    if isinstance(config, EssaConfig):
+    if isinstance(config, EvolutionConfig):
         check_batch(config, task)
     elif config.method in ("dpo", "reward_model"):
         pairs(task.train, config.method)

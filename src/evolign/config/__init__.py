@@ -4,12 +4,12 @@
 milliseconds. Files are read and written by `recipe.py`.
 """
 
-from evolign.config.essa import (
+from evolign.config.evolution import (
     CalibrationConfig,
-    EssaConfig,
     EvolutionConfig,
     FitnessConfig,
     LikelihoodConfig,
+    LoopConfig,
     RewardFitnessConfig,
 )
 from evolign.config.inference import EvaluationConfig, LengthConfig, SamplingConfig, TransformersConfig
@@ -34,8 +34,8 @@ from evolign.config.strategies import (
 from evolign.config.tasks import (
     ArithmeticConfig,
     Gsm8kConfig,
-    RewardConfig,
     RowsConfig,
+    ScoringConfig,
     SummariesConfig,
     TaskConfig,
 )
@@ -59,7 +59,7 @@ from evolign.config.training import (
 )
 
 CONFIGS: dict[str, type[Config]] = {
-    "essa": EssaConfig,
+    "evolution": EvolutionConfig,
     "sft": SftConfig,
     "eso": EsoConfig,
     "unlikelihood": UnlikelihoodConfig,
@@ -82,7 +82,6 @@ __all__ = [
     "DpoConfig",
     "DpoObjectiveConfig",
     "EsoConfig",
-    "EssaConfig",
     "EvaluationConfig",
     "EvolutionConfig",
     "FitnessConfig",
@@ -93,6 +92,7 @@ __all__ = [
     "HhConfig",
     "LengthConfig",
     "LikelihoodConfig",
+    "LoopConfig",
     "LoraSpaceConfig",
     "ModelConfig",
     "OnPolicyObjectiveConfig",
@@ -100,13 +100,13 @@ __all__ = [
     "PpoConfig",
     "PpoObjectiveConfig",
     "RandomSearchConfig",
-    "RewardConfig",
     "RewardFitnessConfig",
     "RewardModelConfig",
     "RowsConfig",
     "RrhfConfig",
     "RrhfObjectiveConfig",
     "SamplingConfig",
+    "ScoringConfig",
     "Section",
     "SelfCriticalConfig",
     "SelfInstructConfig",

@@ -62,7 +62,7 @@ class TrainedAdapterConfig(AdapterConfig):
     """The LoRA adapter that gradients train: a new one has no warm start unless asked for."""
 
     warm_start: WarmStartConfig | None = None
-    """Supervised fine-tuning before the method itself, as `essa` has it; null: none."""
+    """Supervised fine-tuning before the method itself, as `evolution` has it; null: none."""
 
 
 class SingularValuesConfig(Section):

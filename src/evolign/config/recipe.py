@@ -17,7 +17,13 @@ from pydantic import BaseModel, ValidationError
 from evolign.config import CONFIGS, Config
 from evolign.errors import ConfigError, unknown_name
 
-DEFAULT_METHOD = "essa"
+DEFAULT_METHOD = "evolution"
+FORMER = {
+    "essa": "method = 'essa': ESSA is a recipe of `method: evolution`, with its default space, strategy and "
+    "fitness (singular_values, cma_es, reward); write `method: evolution`",
+    "reward": "reward: the section that says how rewards are run is called `scoring`; write `scoring:`",
+}
+"""What recipes of version 0.1 say that is called otherwise now."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -44,6 +50,10 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
     for override in overrides:
         apply_override(tree, override)
     method = tree.get("method", DEFAULT_METHOD)
+    if method == "essa":
+        raise ConfigError(FORMER["essa"])
+    if "reward" in tree:
+        raise ConfigError(f"{source}: {FORMER['reward']}")
     if method not in CONFIGS:
         raise unknown_name("method", method, CONFIGS)
     kind = CONFIGS[method]

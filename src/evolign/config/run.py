@@ -7,7 +7,7 @@ from pydantic import Field
 from evolign.config.inference import EvaluationConfig, LengthConfig, TransformersConfig
 from evolign.config.policy import AdapterConfig, ModelConfig
 from evolign.config.section import Section
-from evolign.config.tasks import ArithmeticConfig, RewardConfig, TaskConfig
+from evolign.config.tasks import ArithmeticConfig, ScoringConfig, TaskConfig
 
 
 class Config(Section):
@@ -20,7 +20,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig | None = AdapterConfig()
     task: TaskConfig = ArithmeticConfig()
-    reward: RewardConfig = RewardConfig()
+    scoring: ScoringConfig = ScoringConfig()
     sampling: LengthConfig = LengthConfig()
     engine: TransformersConfig = TransformersConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -126,7 +126,7 @@ TaskConfig = Annotated[
 ]
 
 
-class RewardConfig(Section):
+class ScoringConfig(Section):
     """How the reward function is run: in worker processes that can be killed."""
 
     workers: Positive = 1

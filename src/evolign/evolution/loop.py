@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness import build_fitness
 from evolign.evolution.search import Search, State
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def evolve(
-    config: EssaConfig,
+    config: EvolutionConfig,
     run: RunDir,
     task: Task,
     engine: Engine,

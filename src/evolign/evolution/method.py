@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.engines import Engine, build_engine
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
 from evolign.evaluation.result import keep_samples, reported_split, summarise
@@ -19,14 +19,16 @@ from evolign.runs.progress import Progress
 from evolign.tasks.base import Task
 
 
-def essa(config: EssaConfig, run: RunDir, task: Task, base: BaseModel, progress: Progress) -> dict[str, Any]:
-    """ESSA: evolution of a LoRA adapter after a short supervised warm start.
+def evolution(
+    config: EvolutionConfig, run: RunDir, task: Task, base: BaseModel, progress: Progress
+) -> dict[str, Any]:
+    """Evolution of a LoRA adapter after a short supervised warm start; ESSA is a recipe of it.
 
     Runs, or goes on with, the method in `run`; returns what result.json holds.
     """
     with (
         cpu_threads(base.model, config.engine.threads),
-        Scorer(task.reward, **config.reward.model_dump()) as scorer,
+        Scorer(task.reward, **config.scoring.model_dump()) as scorer,
     ):
         scorer.start()  # a reward that cannot be loaded is told before anything is spent
         if not run.warm_start.is_dir():
@@ -45,7 +47,7 @@ def essa(config: EssaConfig, run: RunDir, task: Task, base: BaseModel, progress:
 
 
 def final_test(
-    config: EssaConfig,
+    config: EvolutionConfig,
     run: RunDir,
     task: Task,
     engine: Engine,
@@ -84,7 +86,7 @@ def final_test(
     )
 
 
-def _starting_point(config: EssaConfig, task: Task) -> str:
+def _starting_point(config: EvolutionConfig, task: Task) -> str:
     adapter = config.adapter
     if adapter.path is not None:
         return f"Starting from the adapter {adapter.path}."

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.errors import ConfigError, RewardError
 from evolign.rewards.scoring import Scorer, Scores
 from evolign.seeding import key, stream
@@ -14,7 +14,7 @@ from evolign.tasks.base import Task
 from evolign.types import Example, Rollouts, Sampling
 
 
-def check_batch(config: EssaConfig, task: Task) -> None:
+def check_batch(config: EvolutionConfig, task: Task) -> None:
     """Raise ConfigError if a generation asks for more prompts than there are."""
     size = config.evolution.prompts_per_generation
     if size > len(task.train):
@@ -24,14 +24,14 @@ def check_batch(config: EssaConfig, task: Task) -> None:
         )
 
 
-def draw_batch(config: EssaConfig, task: Task, generation: int, *labels: object) -> list[Example]:
+def draw_batch(config: EvolutionConfig, task: Task, generation: int, *labels: object) -> list[Example]:
     """The P training prompts of a generation, without replacement; `labels` name one of several draws."""
     rng = stream(config.seed, "prompts", generation, *labels)
     size = config.evolution.prompts_per_generation
     return [task.train[i] for i in rng.choice(len(task.train), size, replace=False)]
 
 
-def draw_prompts(config: EssaConfig, task: Task, generation: int) -> list[list[Example]]:
+def draw_prompts(config: EvolutionConfig, task: Task, generation: int) -> list[list[Example]]:
     """The prompts of all candidates, (N, P): the same for all of them unless `per_candidate`."""
     num_candidates = config.strategy.population
     if config.evolution.prompt_sharing == "shared":
@@ -45,7 +45,7 @@ def with_mean_row(examples_NP: Sequence[Sequence[Example]]) -> list[Sequence[Exa
     return [*examples_NP, [examples_NP[p % len(examples_NP)][p] for p in range(num_prompts)]]
 
 
-def sampling(config: EssaConfig, generation: int) -> Sampling:
+def sampling(config: EvolutionConfig, generation: int) -> Sampling:
     """How the completions of a generation are drawn; noise differs between generations only."""
     return Sampling(
         config.sampling.max_new_tokens,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.evaluation.evaluate import evaluate_split, ranking
 from evolign.evaluation.result import keep_samples
@@ -50,7 +50,7 @@ class Search:
 
     def __init__(
         self,
-        config: EssaConfig,
+        config: EvolutionConfig,
         run: RunDir,
         task: Task,
         engine: Engine,
@@ -132,7 +132,7 @@ class Search:
             state.warned_of_failures = True
             self._progress.say(
                 f"Warning: the reward hung or killed its process on {failed} of {cost.num_completions} "
-                "completions, which score reward.failure_score; try it with `evolign check`."
+                "completions, which score scoring.failure_score; try it with `evolign check`."
             )
         flat = judged.metrics["fitness_max"] == judged.metrics["fitness_min"]
         state.flat = state.flat + 1 if flat else 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.errors import EngineError
 from evolign.evolution.prompts import change_rate
@@ -42,7 +42,7 @@ class Calibration:
     seconds: float
 
 
-def candidates_at(space: SearchSpace, config: EssaConfig) -> Callable[[float], Population]:
+def candidates_at(space: SearchSpace, config: EvolutionConfig) -> Callable[[float], Population]:
     """By step size: candidates around theta = 0 in the same random directions, and 0 as the last row."""
     dim, subspace = space.dim, None
     if space.subspaces is not None:
@@ -57,7 +57,7 @@ def calibrate(
     population_at: Callable[[float], Population],
     examples: Sequence[Example],
     sampling: Sampling,
-    config: EssaConfig,
+    config: EvolutionConfig,
 ) -> Calibration:
     """Find the sigma at which candidates around theta = 0 (`candidates_at`) change the wanted share.
 

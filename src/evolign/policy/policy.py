@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from evolign.config import AdapterConfig, EssaConfig
+from evolign.config import AdapterConfig, EvolutionConfig
 from evolign.policy.adapter import Adapter, read_adapter
 from evolign.policy.base_model import BaseModel
 from evolign.policy.spaces import SPACES
@@ -32,7 +32,7 @@ def fixed_policy(base: BaseModel, folder: str | Path | None = None) -> Policy:
     return Policy(base, adapter, Fixed(adapter))
 
 
-def load_policy(config: EssaConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
+def load_policy(config: EvolutionConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
     """The policy of a run; the adapter that it starts from lies in `folder` afterwards.
 
     An adapter already in `folder` is read, not trained again: so a resumed run starts from the same one.

@@ -35,7 +35,7 @@ def train(
     """
     with (
         cpu_threads(base.model, config.engine.threads),
-        Scorer(task.reward, **config.reward.model_dump()) as scorer,
+        Scorer(task.reward, **config.scoring.model_dump()) as scorer,
         given_back(base.model),
     ):
         scorer.start()  # a reward that cannot be loaded is told before anything is spent

@@ -5,7 +5,7 @@ The keys below are the values of `fitness.name` and the names of the modules.
 
 from collections.abc import Callable
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import Cost, Fitness, Judgement
 from evolign.evolution.fitness.likelihood import LikelihoodFitness
@@ -18,6 +18,6 @@ __all__ = ["FITNESS", "Cost", "Fitness", "Judgement", "LikelihoodFitness", "Rewa
 FITNESS: dict[str, Callable[..., Fitness]] = {"reward": RewardFitness, "likelihood": LikelihoodFitness}
 
 
-def build_fitness(config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> Fitness:
+def build_fitness(config: EvolutionConfig, task: Task, engine: Engine, scorer: Scorer) -> Fitness:
     """The fitness that `config.fitness` names, over the training prompts of `task`."""
     return FITNESS[config.fitness.name](config, task, engine, scorer)

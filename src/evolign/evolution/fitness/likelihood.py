@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolign.config import EssaConfig, LikelihoodConfig
+from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import Cost, Judgement
 from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions, spread
@@ -77,7 +77,7 @@ class Batch:
 class LikelihoodFitness:
     """F(theta) = mean advantage-weighted likelihood ratio of completions sampled from the mean policy."""
 
-    def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
+    def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         assert isinstance(config.fitness, LikelihoodConfig)
         self._config, self._options = config, config.fitness
         self.steps = config.fitness.steps

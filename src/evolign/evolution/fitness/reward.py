@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evolign.config import EssaConfig
+from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import NO_COST, Cost, Judgement
 from evolign.evolution.prompts import (
@@ -42,7 +42,7 @@ class RewardFitness:
 
     steps = 1
 
-    def __init__(self, config: EssaConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
+    def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
         self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
 
     def calibrate(self, space: SearchSpace) -> Calibration:

@@ -48,7 +48,7 @@ class CalibrationConfig(Section):
     """Random candidates to measure it on."""
 
 
-class EvolutionConfig(Section):
+class LoopConfig(Section):
     """The loop. It stops at whichever limit is reached first."""
 
     generations: Positive = 100
@@ -70,10 +70,10 @@ SpaceConfig = Annotated[SingularValuesConfig | LoraSpaceConfig, Field(discrimina
 FitnessConfig = Annotated[RewardFitnessConfig | LikelihoodConfig, Field(discriminator="name")]
 
 
-class EssaConfig(Config):
+class EvolutionConfig(Config):
     """Evolution of a LoRA adapter: of its singular values, or of all of it."""
 
-    method: Literal["essa"] = "essa"
+    method: Literal["evolution"] = "evolution"
     """How to align: see `evolign list`."""
     adapter: AdapterConfig = AdapterConfig()
     space: SpaceConfig = SingularValuesConfig()
@@ -81,16 +81,16 @@ class EssaConfig(Config):
     fitness: FitnessConfig = RewardFitnessConfig()
     strategy: StrategyConfig = CmaEsConfig()
     calibration: CalibrationConfig = CalibrationConfig()
-    evolution: EvolutionConfig = EvolutionConfig()
+    evolution: LoopConfig = LoopConfig()
 
     @model_validator(mode="after")
-    def _something_can_move(self) -> "EssaConfig":
+    def _something_can_move(self) -> "EvolutionConfig":
         if self.space.name == "singular_values":
             check_alpha(self.space, self.adapter)
         return self
 
     @model_validator(mode="after")
-    def _subspaces_need_a_strategy_for_them(self) -> "EssaConfig":
+    def _subspaces_need_a_strategy_for_them(self) -> "EvolutionConfig":
         if self.space.name == "lora" and self.strategy.name != "openai_es":
             raise ValueError(
                 f"strategy.name = {self.strategy.name!r} searches one space throughout, but "
@@ -100,7 +100,7 @@ class EssaConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _a_trust_region_has_a_divergence(self) -> "EssaConfig":
+    def _a_trust_region_has_a_divergence(self) -> "EvolutionConfig":
         optimizer = getattr(self.strategy, "optimizer", None)
         if optimizer == "trust_region" and self.fitness.name != "likelihood":
             raise ValueError(
@@ -110,7 +110,7 @@ class EssaConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _likelihood_has_something_to_compare(self) -> "EssaConfig":
+    def _likelihood_has_something_to_compare(self) -> "EvolutionConfig":
         if self.fitness.name != "likelihood":
             return self
         if self.strategy.name == "random_search":
