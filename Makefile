@@ -1,9 +1,10 @@
-# Two commands for users, one more for those who change the code. Nothing needs to be installed before.
+# `quickstart` and `test` are for users, the others for those who change the code. Nothing needs to
+# be installed before.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check docs golden study clean
+.PHONY: quickstart test check docs golden study wheel-test clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/evolign quickstart
@@ -28,6 +29,9 @@ runs/study/D/model: | $(INSTALLED)
 golden: $(INSTALLED)
 	$(BIN)/python tests/golden/test_trajectory.py
 	$(BIN)/python tests/golden/test_evolution.py
+
+wheel-test:
+	PYTHON="$(PYTHON)" bash .ci/wheel
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evolign needs Python 3.11 or newer; try make PYTHON=python3.12")'

@@ -1,0 +1,1 @@
+"""Run directories: what a run writes, counts, records of itself and shows while it runs."""
