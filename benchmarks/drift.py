@@ -43,7 +43,7 @@ def log_probabilities(base: BaseModel, adapter: Path, texts: list[str]) -> list[
     """Per text, (T, V): of the next token at every place."""
     with quiet():
         model = PeftModel.from_pretrained(base.model, str(adapter)).eval()
-    limit = base.context_length or 10**9
+    limit = base.encoder.context_length or 10**9
     rows = [torch.tensor([base.tokenizer(text)["input_ids"][:limit]]) for text in texts]
     found = [model(input_ids=ids).logits[0].float().log_softmax(-1) for ids in rows]
     model.unload()
@@ -62,7 +62,9 @@ def habit(base: BaseModel, adapter: Path) -> float:
     examples = [Example(id=str(i), prompt=p.prompt + beginning) for i, p in enumerate(PROBLEMS)]
     policy = fixed_policy(base, adapter)
     with TransformersEngine(policy) as engine:
-        rollouts = engine.generate(Population(torch.zeros(1, 0).numpy()), [examples], Sampling(8, 0.0))
+        engine.add_prompts(examples)
+        names = [example.id for example in examples]
+        rollouts = engine.generate(Population.of_mean(), [names], Sampling(8, 0.0))
     written = [beginning + text for text in rollouts.text_NPS[0, :, 0]]
     return statistics.mean(text == p.sloppy for text, p in zip(written, PROBLEMS, strict=True))
 

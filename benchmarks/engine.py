@@ -51,12 +51,12 @@ class NoSpace:
     """A search space without a single coordinate: the base model as it is."""
 
     dim = 0
-    subspaces = None
+    subspace_dim = None
 
-    def shared_factors(self, population: Any) -> Any:
+    def shared_factors(self, population: Any, mean_D: Any) -> Any:
         return iter(())
 
-    def scales(self, population: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def scales(self, population: Any, mean_D: Any) -> tuple[torch.Tensor, torch.Tensor]:
         empty = torch.zeros(len(population), 0)
         return empty, empty
 
@@ -133,7 +133,7 @@ class Bench:
         self.bare = Policy(base, adapter, NoSpace())  # type: ignore[arg-type]
         self.population = Population(0.05 * noise.standard_normal((CANDIDATES, space.dim)))
         self.folders = [folder / f"c{n}" for n in range(CANDIDATES)]
-        for theta_D, path in zip(self.population.theta_ND, self.folders, strict=True):
+        for theta_D, path in zip(self.population.theta_NK, self.folders, strict=True):
             space.decode(theta_D).write(path)
 
     def contenders(self, prompts: int, tokens: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -142,7 +142,7 @@ class Bench:
         Whatever sets `self.started` anew is timed from there on.
         """
         texts = questions(prompts)
-        ids = torch.tensor([self.base.encode(text) for text in texts], device=self.base.model.device)
+        ids = torch.tensor([self.base.encoder.encode(text) for text in texts], device=self.base.model.device)
         repeated = ids.repeat(CANDIDATES, 1)
         names = [f"c{n}" for n in range(CANDIDATES)]
 
@@ -172,9 +172,11 @@ class Bench:
 
         rows = [Example(id=str(i), prompt=text) for i, text in enumerate(texts)]
         with TransformersEngine(policy) as engine:
-            engine.generate(self.population, [rows[:1]] * CANDIDATES, Sampling(2, temperature=0.0))
+            engine.add_prompts(rows)
+            names = [row.id for row in rows]
+            engine.generate(self.population, [names[:1]] * CANDIDATES, Sampling(2, temperature=0.0))
             self.started = now()
-            found = engine.generate(self.population, [rows] * CANDIDATES, Sampling(tokens, temperature=0.0))
+            found = engine.generate(self.population, [names] * CANDIDATES, Sampling(tokens, temperature=0.0))
             self.seconds = now() - self.started
         return np.array([list(row) for row in found.token_ids_NPS[:, :, 0].flat])
 
@@ -208,7 +210,7 @@ class Bench:
                 self.started, self.seconds = now(), 0.0
                 said[name] = run()
                 seconds[name].append(self.seconds or now() - self.started)
-            length = len(self.base.encode("11 + 89 = ?\n"))
+            length = len(self.base.encoder.encode("11 + 89 = ?\n"))
             seconds["floor"].append(self.floor(prompts, length, tokens))
         for one, other in EQUAL:
             if one in said and other in said:

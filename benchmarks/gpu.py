@@ -76,7 +76,7 @@ def random_base(name: str, device: torch.device) -> Any:
 def contenders(bench: Bench, prompts: int, tokens: int) -> dict[str, Callable[[], Any]]:
     """Those of engine.py, a static cache and continuous batching."""
     model = bench.base.model
-    rows = [bench.base.encode(f"{11 + i} + {89 - i} = ?\n") for i in range(prompts)] * CANDIDATES
+    rows = [bench.base.encoder.encode(f"{11 + i} + {89 - i} = ?\n") for i in range(prompts)] * CANDIDATES
     ids_BT = torch.tensor(rows, device=model.device)
 
     def batched() -> None:
@@ -117,7 +117,7 @@ def measure(bench: Bench, prompts: int, tokens: int, repeats: int) -> dict[str, 
 def ceilings(bench: Bench, prompts: int, tokens: int) -> dict[str, float]:
     """Tokens per second if reading memory, or multiplying matrices, were all that took time."""
     model, rows = bench.base.model, CANDIDATES * prompts
-    length = len(bench.base.encode("11 + 89 = ?\n"))
+    length = len(bench.base.encoder.encode("11 + 89 = ?\n"))
     config, weight = model.config, next(model.parameters())
     linear = [m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)]
     head_size = config.hidden_size // config.num_attention_heads

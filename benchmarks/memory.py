@@ -35,7 +35,7 @@ def common(model: str) -> dict[str, Any]:
 
 def essa_recipe(model: str) -> dict[str, Any]:
     return common(model) | {
-        "method": "essa",
+        "method": "evolution",
         "strategy": {"name": "cma_es", "population": SAMPLES, "sigma": 0.1},
         "evolution": {"generations": 1, "prompts_per_generation": PROMPTS},
     }
@@ -83,7 +83,9 @@ def base(model: str) -> None:
     policy = Policy(load_base_model(ModelConfig(name=model)), Adapter({}, {}), NoSpace())  # type: ignore[arg-type]
     population = Population(np.zeros((SAMPLES + 1, 0)))
     with TransformersEngine(policy) as engine:
-        engine.generate(population, [task.train[:PROMPTS]] * len(population), Sampling(TOKENS))
+        engine.add_prompts(task.train[:PROMPTS])
+        names = [example.id for example in task.train[:PROMPTS]]
+        engine.generate(population, [names] * len(population), Sampling(TOKENS))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

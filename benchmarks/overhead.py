@@ -21,7 +21,7 @@ from engine import random_model
 
 from evolign.config.recipe import parse
 from evolign.engines.transformers.engine import TransformersEngine
-from evolign.evolution.prompts import score_completions
+from evolign.evolution.prompts import ids, score_completions
 from evolign.policy.policy import load_policy
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
@@ -82,9 +82,11 @@ def generation_seconds(options: argparse.Namespace, folder: Path) -> tuple[float
     sampling = Sampling(options.tokens)
     with TransformersEngine(policy) as engine, Scorer(task.reward, **config.scoring.model_dump()) as scorer:
         scorer.start()
-        generate, rollouts = timed(lambda: engine.generate(Population(theta_ND), examples_NP, sampling))
+        engine.add_prompts(task.train)
+        prompts_NP = [ids(examples) for examples in examples_NP]
+        generate, rollouts = timed(lambda: engine.generate(Population(theta_ND), prompts_NP, sampling))
         score, _ = timed(lambda: score_completions(scorer, examples_NP, rollouts))
-    print(f"generated {rollouts.num_completions} completions, {rollouts.num_tokens} tokens")
+    print(f"generated {rollouts.cost.completions} completions, {rollouts.cost.tokens} tokens")
     return generate, score
 
 

@@ -1,12 +1,13 @@
-"""A reward of your own: TRL's signature, so it also runs in TRL's GRPOTrainer.
+"""A custom reward with TRL's signature, so it also runs in TRL's GRPOTrainer.
 
-Name it in a recipe as `task.reward: examples/custom_reward.py:reward`. Columns of your rows arrive as
-keyword arguments. It runs in a worker process: it may be slow, crash or hang without harm to the run.
+Name it in a recipe as `task.reward: examples/custom_reward.py:reward`.
+The columns of your rows are passed as keyword arguments.
+The reward runs in a worker process, so it may be slow, crash or hang without harm to the run.
 """
 
 
 def reward(prompts, completions, answer, **columns):
-    """1 for the right word, minus a little for every word too many."""
+    """Return 1 for the right word, minus a small penalty for every extra word."""
     scores = []
     for completion, gold in zip(completions, answer, strict=True):
         text = completion if isinstance(completion, str) else completion[-1]["content"]  # chat or plain

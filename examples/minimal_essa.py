@@ -1,13 +1,14 @@
-"""The whole of ESSA in one file, without evolign: read it in five minutes, run it in one.
+"""ESSA in one file, without evolign. It takes five minutes to read and one minute to run.
 
     python examples/minimal_essa.py path/to/model
 
-arXiv 2507.04453: give a model a LoRA adapter by a little supervised fine-tuning, take the singular values
-of its factors A and B, and let CMA-ES search for better ones by generating answers and counting the right
-ones. The model must know the notation of `careful` below, as evolign's embedded model does.
+The method is that of arXiv 2507.04453. A short supervised fine-tuning gives the model a LoRA adapter.
+CMA-ES then searches for better singular values of its factors A and B, by generating answers and
+counting the correct ones. The model must know the notation of `careful` below, as evolign's embedded
+model does.
 
-What the package adds: any architecture, common random numbers, calibrated step size, validation, resuming,
-killable rewards, export. What this file shares with it: the idea.
+This file shares only the idea with the package. The package adds support for any architecture, common
+random numbers, a calibrated step size, validation, resuming, rewards that can be killed, and export.
 """
 
 import sys
@@ -23,7 +24,7 @@ RANK, POPULATION, PROMPTS, GENERATIONS, SIGMA = 8, 16, 32, 15, 0.4
 
 
 def problem(rng):
-    """A two-digit addition: prompt, careful solution, answer."""
+    """Draw a two-digit addition; return prompt, careful solution and answer."""
     x, y = rng.integers(11, 100, 2)
     ones = x % 10 + y % 10
     carry = "+1" if ones >= 10 else ""
@@ -33,7 +34,7 @@ def problem(rng):
 
 
 def warm_start(model, tokenizer, rng, steps=4, rows=16):
-    """Supervised fine-tuning of a fresh LoRA adapter on careful solutions; only the completion counts."""
+    """Fine-tune a new LoRA adapter on careful solutions, with a loss on the completion only."""
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     for _ in range(steps):
         loss = 0.0
@@ -75,7 +76,7 @@ class SingularValues:
 
 @torch.inference_mode()
 def accuracy(model, tokenizer, space, theta_ND, problems, sample):
-    """Share of right answers of every candidate: all candidates and problems are one batch."""
+    """Return the accuracy of every candidate; all candidates and problems form one batch."""
     prompts = [prompt for prompt, _, _ in problems]
     batch = tokenizer(prompts * len(theta_ND), return_tensors="pt", padding=True, padding_side="left")
     batch.pop("token_type_ids", None)

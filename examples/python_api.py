@@ -1,8 +1,9 @@
-"""Evolve a model that you hold in your hands, on rows and a reward that you hold in your hands.
+"""Evolve a model that is already loaded, with rows and a reward defined in Python.
 
     python examples/python_api.py
 
-Everything the command line does is one Python call; this is the one for live objects.
+Every command of the command line is also one Python call.
+`evolign.evolve` is the call for objects that already exist in Python.
 """
 
 import tempfile
@@ -18,7 +19,7 @@ ROWS = [{"question": f"{x} + {y} = ?\n", "sum": x + y} for x in range(11, 27) fo
 
 
 def reward(prompts, completions, sum, **columns):
-    """1 where the completion ends in the sum."""
+    """Return 1 if the completion ends in the sum."""
     return [float(text.strip().endswith(str(value))) for text, value in zip(completions, sum, strict=True)]
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from evolign.seeding import stream
 
+LOG_RATIO_BOUND = 20.0
+"""Log ratios are cut here before they are exponentiated: no overflow, and beyond it a policy is hopeless."""
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
 RESAMPLES = 2000
@@ -82,7 +84,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def has_words(text: str) -> bool:
-    """Whether ROUGE finds anything to compare in `text`: it reads letters a to z and digits alone."""
+    """Whether ROUGE finds anything to compare in `text`: it reads only letters a to z and digits."""
     return any(character.isascii() and character.isalnum() for character in text.lower())
 
 

@@ -1,6 +1,6 @@
 """The only place where seeds are made: every random stream is named by what it is for.
 
-A stream depends on the run's seed and its labels alone, so nothing has to be saved to resume a run,
+A stream depends only on the run's seed and its labels, so nothing has to be saved to resume a run,
 and no stream depends on how many numbers another one has used.
 """
 

@@ -7,21 +7,13 @@ Shape letters, used as suffixes of array names throughout the project:
     B  rows of a micro-batch           V  vocabulary              K  dimensions of a subspace
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-Prompt = str | list[dict[str, str]]
-"""Plain text, or chat messages `[{"role": ..., "content": ...}, ...]`."""
-Completion = str | list[dict[str, str]]
-"""Text, or TRL's list of one assistant message where the prompt is chat messages."""
-
-
-def completion_text(completion: Completion) -> str:
-    """The text of a completion, whether it is a string or TRL's list of one assistant message."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
+from evolign.messages import Prompt
 
 
 @dataclass(frozen=True)
@@ -40,36 +32,120 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Subspace:
-    """A random slice of a search space that is too large for candidates of their own: a point and a seed."""
-
-    origin_D: np.ndarray
-    """The point that the coordinates 0 stand for."""
-    seed: int
-    """Of the directions, which a space draws from it: the same everywhere, up to rounding."""
-
-
-@dataclass(frozen=True)
-class Subspaces:
-    """The random subspaces of a search space."""
-
-    dim: int
-    """K."""
-    lift: Callable[[Subspace, np.ndarray], np.ndarray]
-    """The step_D that coordinates, (K,), of a subspace stand for; linear in them."""
-
-
-@dataclass(frozen=True)
 class Population:
-    """The candidates of one step: what crosses the engine's boundary in place of weights."""
+    """The candidates of one step: what crosses the engine's boundary in place of weights.
 
-    theta_ND: np.ndarray
-    """float64, shape (N, D); the zero vector is the policy that the search started from. In a subspace:
-    coordinates, (N, K), of which the zero vector is the subspace's origin."""
-    subspace: Subspace | None = None
+    It is O(N K) numbers, however large the policy is: whoever holds the policy knows the mean.
+    """
+
+    theta_NK: np.ndarray
+    """float64, shape (N, K). Points of the search space, where K = D and 0 is the starting adapter; or
+    coordinates in a subspace around the mean, where 0 is the mean."""
+    subspace: int | None = None
+    """Seed of the subspace's directions; None: the candidates are points of the whole space."""
+    with_mean: bool = False
+    """The mean policy takes part as candidate number N."""
+    version: int = 0
+    """Number of moves that the mean has made. An engine whose mean has made others refuses the population."""
+
+    @classmethod
+    def of_mean(cls, version: int = 0) -> "Population":
+        """The mean policy and no other candidate."""
+        return cls(np.zeros((0, 0)), with_mean=True, version=version)
 
     def __len__(self) -> int:
-        return len(self.theta_ND)
+        return len(self.theta_NK) + self.with_mean
+
+    def rows(self, mean_D: np.ndarray) -> np.ndarray:
+        """All candidates as one array, (N, K) or (N + 1, K), where the mean has moved to `mean_D`."""
+        if not self.with_mean:
+            return self.theta_NK
+        mean_K = mean_D if self.subspace is None else np.zeros(self.theta_NK.shape[1])
+        return np.vstack([self.theta_NK, mean_K]) if len(self.theta_NK) else mean_K[None]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where the mean may move next: a step along it is measured before its length is decided."""
+
+    origin_K: np.ndarray
+    """float64, shape (K,): the mean, in the coordinates of the population; 0 in a subspace."""
+    step_K: np.ndarray
+    """float64, shape (K,): a step of the mean in the same coordinates."""
+    divergence: float
+    """Wanted divergence of a measured step from the mean, in nats per completion."""
+    scale: float | None
+    """First guess of the factor at which a step has that divergence; None: no guess yet."""
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A move to a point that the strategy itself knows."""
+
+    point_D: np.ndarray
+    """float64, shape (D,): the new mean."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A move along a direction in a subspace, with momentum: all that it takes to repeat it anywhere.
+
+    g = scale * lift(step_K)
+    m = momentum * m + (1 - momentum) * g
+    v = beta2 * v + (1 - beta2) * g^2                         where `adam` is given
+    mean += length * m / debias  [ / (sqrt(v / debias2) + 1e-8) ]
+    """
+
+    step_K: np.ndarray
+    """float64, shape (K,)."""
+    subspace: int | None
+    """Seed of the subspace's directions; None: K = D and `lift` is the identity."""
+    length: float
+    scale: float = 1.0
+    momentum: float = 0.0
+    debias: float = 1.0
+    adam: tuple[float, float] | None = None
+    """beta2 and debias2."""
+
+
+Move = Jump | Step
+"""How the mean moves. A move is K numbers and a few constants, so that a mean can follow it anywhere."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What completions have taken. Costs add up: `a + b`."""
+
+    completions: int = 0
+    tokens: int = 0
+    """Generated tokens."""
+    timeouts: int = 0
+    """Completions whose reward hung."""
+    crashes: int = 0
+    """Completions whose reward killed its process."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.completions + other.completions,
+            self.tokens + other.tokens,
+            self.timeouts + other.timeouts,
+            self.crashes + other.crashes,
+        )
+
+
+NO_COST = Cost()
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What an engine can do; a configuration that asks for more is refused before anything is spent."""
+
+    exact: bool
+    """Results depend on the candidate, the prompt and the sampling only, not on how rows are batched."""
+    reads: bool
+    """It can tell the log-probability of given completions, which likelihood fitness needs."""
+    live_weights: bool
+    """It samples from a model in this process whose weights a trainer changes between two calls."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +173,6 @@ class Rollouts:
     seconds: float
 
     @property
-    def num_tokens(self) -> int:
-        """Generated tokens in all."""
-        return sum(map(len, self.token_ids_NPS.flat))
-
-    @property
-    def num_completions(self) -> int:
-        return int(self.text_NPS.size)
+    def cost(self) -> Cost:
+        """Completions and generated tokens."""
+        return Cost(int(self.text_NPS.size), sum(map(len, self.token_ids_NPS.flat)))

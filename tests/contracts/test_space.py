@@ -16,12 +16,11 @@ from evolign.policy.spaces import SPACES
 from evolign.policy.spaces.base import SearchSpace, SharedFactors
 from evolign.policy.spaces.lora import LoraFactors
 from evolign.policy.spaces.singular_values import SingularValues
-from evolign.types import Population, Subspace
+from evolign.types import Population
 
 RANK = 6
 SIDES = {"wide": (20, 9), "tall": (8, 31), "square": (12, 12), "square too": (12, 12), "smallest": (6, 6)}
 """Input and output width of each adapted layer; the last two sides equal the rank."""
-ANY = Population(np.zeros((1, 0)))
 FLOAT32 = 1e-5
 """Relative error of a product of five float32 matrices of these sizes: some tens of roundings of 6e-8."""
 
@@ -42,12 +41,13 @@ def update(lora: Lora) -> np.ndarray:
 
 def shared_update(space: SearchSpace, theta_D: np.ndarray) -> dict[str, np.ndarray]:
     """What the engine adds to each layer, as a dense matrix (out, in)."""
-    return shared_updates(space, Population(theta_D[None]))[0]
+    return shared_updates(space, Population(theta_D[None]), np.zeros(space.dim))[0]
 
 
-def shared_updates(space: SearchSpace, population: Population) -> list[dict[str, np.ndarray]]:
+def shared_updates(space: Any, population: Population, mean_D: np.ndarray) -> list[dict[str, np.ndarray]]:
     """The same of every candidate."""
-    factors, (a_NK, b_NK) = list(space.shared_factors(population)), space.scales(population)
+    factors = list(space.shared_factors(population, mean_D))
+    a_NK, b_NK = space.scales(population, mean_D)
     return [dense(factors, a.double().numpy(), b.double().numpy()) for a, b in zip(a_NK, b_NK, strict=True)]
 
 
@@ -104,24 +104,25 @@ def test_the_engines_factors_are_the_decoded_update(make: Callable[..., Any], tr
             assert_close(dense[name], update(lora), name)
 
 
-def population(space: SearchSpace, count: int) -> Population:
-    """Random candidates where the space can hold several."""
+def population(space: SearchSpace, count: int, with_mean: bool = False) -> tuple[Population, np.ndarray]:
+    """Random candidates where the space can hold several, and the mean around which they lie."""
     rng = np.random.default_rng(2)
-    if space.subspaces is None:
-        return Population(rng.standard_normal((count, space.dim)))
-    subspace = Subspace(0.3 * rng.standard_normal(space.dim), 7)
-    return Population(0.1 * rng.standard_normal((count, space.subspaces.dim)), subspace)
+    mean_D = 0.3 * rng.standard_normal(space.dim)
+    if space.subspace_dim is None:
+        return Population(rng.standard_normal((count, space.dim)), with_mean=with_mean), mean_D
+    theta_NK = 0.1 * rng.standard_normal((count, space.subspace_dim))
+    return Population(theta_NK, 7, with_mean=with_mean), mean_D
 
 
 def test_candidates_do_not_depend_on_the_company_they_are_in(make: Callable[..., Any]) -> None:
     space = make(adapter())
-    everyone = population(space, 5)
-    before = everyone.theta_ND.copy()
-    together = space.scales(everyone)
+    everyone, mean_D = population(space, 5)
+    before = everyone.theta_NK.copy()
+    together = space.scales(everyone, mean_D)
     for n in range(5):
-        alone = space.scales(replace(everyone, theta_ND=everyone.theta_ND[n : n + 1]))
+        alone = space.scales(replace(everyone, theta_NK=everyone.theta_NK[n : n + 1]), mean_D)
         assert all(torch.equal(t[n : n + 1], a) for t, a in zip(together, alone, strict=True))
-    assert np.array_equal(everyone.theta_ND, before)
+    assert np.array_equal(everyone.theta_NK, before)
     one, other = np.random.default_rng(3).standard_normal((2, space.dim))
     first = space.decode(one)
     space.decode(other)
@@ -129,11 +130,44 @@ def test_candidates_do_not_depend_on_the_company_they_are_in(make: Callable[...,
     assert all(torch.equal(first.modules[name].A, again.modules[name].A) for name in SIDES)
 
 
+def test_the_adapters_of_a_population_are_what_its_factors_and_scales_say(make: Callable[..., Any]) -> None:
+    """The mean's is the last one where it takes part."""
+    space = make(adapter())
+    everyone, mean_D = population(space, 3, with_mean=True)
+    adapters = list(space.adapters(everyone, mean_D))
+    fast = shared_updates(space, everyone, mean_D)
+    assert len(adapters) == len(fast) == len(everyone) == 4
+    for found, dense in zip(adapters, fast, strict=True):
+        for name, lora in found.modules.items():
+            assert_close(dense[name], update(lora), name)
+    for name, lora in space.decode(mean_D).modules.items():
+        assert_close(update(adapters[-1].modules[name]), update(lora), name)
+
+
+def test_coordinates_lift_linearly_to_steps_whose_adapter_is_the_candidates(make: Callable[..., Any]) -> None:
+    space = make(adapter())
+    everyone, mean_D = population(space, 2)
+    x, y = everyone.theta_NK
+    lifted = space.lift(mean_D, everyone.subspace, x)
+    assert lifted.shape == (space.dim,)
+    both = space.lift(mean_D, everyone.subspace, 2 * x - y)
+    assert np.allclose(both, 2 * lifted - space.lift(mean_D, everyone.subspace, y))
+    point_D = x if everyone.subspace is None else mean_D + lifted
+    first = next(iter(space.adapters(everyone, mean_D)))
+    for name, lora in space.decode(point_D).modules.items():
+        assert torch.equal(first.modules[name].A, lora.A) and torch.equal(first.modules[name].B, lora.B)
+
+
+def coordinates(space: SingularValues) -> list[str]:
+    """Layer, factor and number of the singular value of each coordinate, in the documented order."""
+    return [f"{name}.{factor}[{i}]" for name in SIDES for factor in "AB" for i in range(RANK)]
+
+
 def test_every_singular_value_moves_the_update_of_the_layer_it_names_and_of_no_other() -> None:
     space = SingularValues(adapter())
-    assert len(set(space.coordinates())) == space.dim
+    assert len(coordinates(space)) == space.dim
     origin = space.decode(np.zeros(space.dim))
-    for i, name in enumerate(space.coordinates()):
+    for i, name in enumerate(coordinates(space)):
         moved = space.decode(0.5 * np.eye(space.dim)[i])
         changed = [
             layer
@@ -149,7 +183,7 @@ def test_a_vector_of_another_length_is_refused(make: Callable[..., Any]) -> None
         with pytest.raises(ValueError, match=f"the space has {space.dim} dimensions"):
             space.decode(np.zeros(shape))
     with pytest.raises(ValueError, match=f"the space has {space.dim} dimensions"):
-        space.scales(Population(np.zeros((1, space.dim + 1))))
+        space.scales(Population(np.zeros((1, space.dim + 1))), np.zeros(space.dim))
 
 
 # LoRA's weights, in subspaces
@@ -160,24 +194,23 @@ def test_a_vector_of_another_length_is_refused(make: Callable[..., Any]) -> None
 def test_coordinates_of_a_subspace_are_the_lifted_step_to_the_engine_too(trained: bool, terms: int) -> None:
     """More terms than a factor has rows or columns as well."""
     space = LoraFactors(adapter(trained=trained), terms=terms)
-    assert space.subspaces is not None and space.subspaces.dim == 2 * (RANK + terms) * len(SIDES)
-    everyone = population(space, 4)
-    assert everyone.subspace is not None
-    for z_K, found in zip(everyone.theta_ND, shared_updates(space, everyone), strict=True):
-        theta_D = everyone.subspace.origin_D + space.subspaces.lift(everyone.subspace, z_K)
+    assert space.subspace_dim == 2 * (RANK + terms) * len(SIDES)
+    everyone, mean_D = population(space, 4)
+    for z_K, found in zip(everyone.theta_NK, shared_updates(space, everyone, mean_D), strict=True):
+        theta_D = mean_D + space.lift(mean_D, everyone.subspace, z_K)
         for name, lora in space.decode(theta_D).modules.items():
             assert_close(found[name], update(lora), name)
 
 
 def test_a_subspace_is_a_function_of_its_seed_and_lifts_linearly() -> None:
     space, again = LoraFactors(adapter()), LoraFactors(adapter())
-    assert space.subspaces is not None and again.subspaces is not None
-    one, other = (Subspace(np.zeros(space.dim), seed) for seed in (1, 2))
-    x, y = np.random.default_rng(0).standard_normal((2, space.subspaces.dim))
-    lifted = space.subspaces.lift(one, x)
-    assert not np.allclose(space.subspaces.lift(other, x), lifted)
-    assert np.array_equal(again.subspaces.lift(one, x), lifted)
-    assert np.allclose(space.subspaces.lift(one, 2 * x - y), 2 * lifted - space.subspaces.lift(one, y))
+    assert space.subspace_dim is not None
+    origin_D = np.zeros(space.dim)
+    x, y = np.random.default_rng(0).standard_normal((2, space.subspace_dim))
+    lifted = space.lift(origin_D, 1, x)
+    assert not np.allclose(space.lift(origin_D, 2, x), lifted)
+    assert np.array_equal(again.lift(origin_D, 1, x), lifted)
+    assert np.allclose(space.lift(origin_D, 1, 2 * x - y), 2 * lifted - space.lift(origin_D, 1, y))
 
 
 @pytest.mark.parametrize("terms", [3, 8])
@@ -186,14 +219,11 @@ def test_the_random_terms_are_white_noise_on_all_weights_of_a_factor(terms: int)
     correlations: w_A^2 and w_B^2, whose ratio is |A| / |B|."""
     lora = Lora(torch.full((2, 3), 4.0), torch.full((4, 2), 1.0), 1.0)
     space = LoraFactors(Adapter({"layer": lora}, {}), terms=terms)
-    assert space.subspaces is not None
+    assert space.subspace_dim is not None
     rng, count = np.random.default_rng(0), 4000
     random = np.tile([False] * 2 + [True] * terms, 2)
     lifted = np.array(
-        [
-            space.subspaces.lift(Subspace(np.zeros(14), seed), random * rng.standard_normal(len(random)))
-            for seed in range(count)
-        ]
+        [space.lift(np.zeros(14), seed, random * rng.standard_normal(len(random))) for seed in range(count)]
     )
     covariance = lifted.T @ lifted / count
     expected = np.diag([2.0] * 6 + [0.5] * 8)  # w_A w_B = 1
@@ -204,14 +234,14 @@ def test_the_random_terms_are_white_noise_on_all_weights_of_a_factor(terms: int)
 def test_the_other_coordinates_are_the_singular_values_of_the_origin_wherever_it_is() -> None:
     start = adapter()
     space = LoraFactors(start, terms=2)
-    assert space.subspaces is not None
+    assert space.subspace_dim is not None
     origin_D = np.random.default_rng(0).standard_normal(space.dim)
     at_origin = space.decode(origin_D)
     for layer, name in enumerate(SIDES):
         for factor, column in (("A", 0), ("B", RANK + 2)):
-            step_K = np.zeros(space.subspaces.dim)
+            step_K = np.zeros(space.subspace_dim)
             step_K[2 * (RANK + 2) * layer + column] = 1e-3
-            moved = space.decode(origin_D + space.subspaces.lift(Subspace(origin_D, 0), step_K))
+            moved = space.decode(origin_D + space.lift(origin_D, 0, step_K))
             before, after = (
                 np.linalg.svd(getattr(adapter.modules[name], factor).double().numpy())
                 for adapter in (at_origin, moved)
@@ -223,10 +253,10 @@ def test_the_other_coordinates_are_the_singular_values_of_the_origin_wherever_it
 
 def test_a_factor_of_zeros_has_random_directions_in_place_of_singular_vectors() -> None:
     space = LoraFactors(adapter(trained=False), terms=1)
-    assert space.subspaces is not None
-    step_K = np.zeros(space.subspaces.dim)
+    assert space.subspace_dim is not None
+    step_K = np.zeros(space.subspace_dim)
     step_K[RANK + 1] = 1.0  # B of the first layer
-    one, other = (space.subspaces.lift(Subspace(np.zeros(space.dim), seed), step_K) for seed in (1, 2))
+    one, other = (space.lift(np.zeros(space.dim), seed, step_K) for seed in (1, 2))
     width, length = SIDES["wide"]
     for lifted in (one, other):
         B = lifted[RANK * width :][: length * RANK]
@@ -237,7 +267,7 @@ def test_a_factor_of_zeros_has_random_directions_in_place_of_singular_vectors() 
 def test_several_candidates_without_a_subspace_are_refused() -> None:
     space = LoraFactors(adapter())
     with pytest.raises(ValueError, match="2 candidates in one subspace only"):
-        space.scales(Population(np.zeros((2, space.dim))))
+        space.scales(Population(np.zeros((2, space.dim))), np.zeros(space.dim))
 
 
 # Singular values
@@ -265,7 +295,7 @@ def test_one_coordinate_moves_one_singular_value_of_one_factor() -> None:
     start = adapter()
     space = SingularValues(start)
     step = 0.01
-    for i, name in enumerate(space.coordinates()):
+    for i, name in enumerate(coordinates(space)):
         layer, factor = name.rpartition(".")[0], name.rpartition(".")[2][0]
         index = int(name.rpartition("[")[2][:-1])
         moved = space.decode(step * np.eye(space.dim)[i]).modules[layer]
@@ -362,7 +392,10 @@ def alternating_signs() -> Iterator[np.ndarray]:
 
 def test_an_untrained_adapter_gets_orthonormal_directions_from_the_runs_seed() -> None:
     start = adapter(trained=False)
-    first, again, other = (list(SingularValues(start, seed=seed).shared_factors(ANY)) for seed in (0, 0, 1))
+    first, again, other = (
+        list(SingularValues(start, seed=seed).shared_factors(Population.of_mean(), np.zeros(0)))
+        for seed in (0, 0, 1)
+    )
     for layer, same, different in zip(first, again, other, strict=True):
         identity = torch.eye(RANK)
         assert torch.allclose(layer.U_B.T @ layer.U_B, identity, atol=1e-6)

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import searching
 
 from evolign.config.recipe import parse
 from evolign.errors import ConfigError, RunError
@@ -43,7 +44,7 @@ def advance(strategy, generations, fitness=fitness_of):
     asked = []
     for _ in range(generations):
         theta_ND = strategy.ask()
-        strategy.tell(theta_ND, fitness(theta_ND), divergence=divergence_of)
+        searching.advance(strategy, fitness(theta_ND), divergence_of)
         asked.append(theta_ND)
     return np.array(asked)
 
@@ -139,7 +140,7 @@ def test_arguments_are_not_changed_and_results_are_fresh_copies(name, options):
         theta_ND = strategy.ask()
         fitness_N = fitness_of(theta_ND)
         told = theta_ND.copy(), fitness_N.copy()
-        strategy.tell(theta_ND, fitness_N, divergence=divergence_of)
+        searching.advance(strategy, fitness_N, divergence_of)
         assert np.array_equal(theta_ND, told[0]) and np.array_equal(fitness_N, told[1])
         theta_ND[:] = fitness_N[:] = np.nan
         for array in (strategy.ask(), strategy.mean, *strategy.state_dict().values()):

@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,10 @@ from evolign.config import EvolutionConfig
 from evolign.config.recipe import dump, parse
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
+from evolign.evolution.fitness import build_fitness
 from evolign.evolution.loop import Outcome, evolve
 from evolign.evolution.prompts import change_rate, draw_prompts, with_mean_row
+from evolign.evolution.search import Search
 from evolign.evolution.step_size import TOLERANCE, bisect, calibrate, candidates_at
 from evolign.metrics import bootstrap, interval, wilson
 from evolign.rewards.scoring import Scores
@@ -31,9 +32,15 @@ TIMES = ("seconds", "peak_memory")
 """How the names of metrics begin that differ between two equal runs."""
 
 
-def line(dim: int) -> Any:
-    """What evolution needs to know of a search space."""
-    return SimpleNamespace(dim=dim, subspaces=None)
+@dataclass(frozen=True)
+class Line:
+    """What evolution needs to know of a search space that is searched as a whole."""
+
+    dim: int
+    subspace_dim: int | None = None
+
+    def lift(self, mean_D: np.ndarray, subspace: int | None, step_D: np.ndarray) -> np.ndarray:
+        return step_D
 
 
 def examples(split: str, count: int) -> list[Example]:
@@ -57,7 +64,7 @@ class NumberScorer:
 
     def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
         values = np.array([np.nan if text == "None" else float(text) for text in texts])
-        return Scores(values, timeouts=0, crashes=0, seconds=0.0)
+        return Scores(values)
 
 
 def quadratic(theta_D: np.ndarray, example: Example) -> str:
@@ -98,7 +105,7 @@ Respond = Callable[[np.ndarray, Example], str]
 
 
 @pytest.fixture
-def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
+def go(tmp_path: Path) -> Callable[..., Finished]:
     """`go(config, respond)` evolves in a new run directory; `into` names one to go on with."""
     numbers = iter(range(100))
 
@@ -110,15 +117,18 @@ def go(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
         into: Path | None = None,
     ) -> Finished:
         path = into or tmp_path / str(next(numbers))
-        engine = FakeEngine(respond) if callable(respond) else respond
-        progress = Silent()
+        engine = FakeEngine(respond, dim=dim) if callable(respond) else respond
+        task, scorer, progress = task or Prompts(), NumberScorer(), Silent()
+        engine.add_prompts([*task.train, *task.validation])
         with RunDir.open(path) if path.exists() else RunDir.create(path, dump(config)) as run:
-            outcome = evolve(config, run, task or Prompts(), engine, NumberScorer(), line(dim), progress)  # type: ignore[arg-type]
+            fitness = build_fitness(config, task, engine, scorer)  # type: ignore[arg-type]
+            search = Search(config, run, task, engine, scorer, Line(dim), progress)  # type: ignore[arg-type]
+            outcome = evolve(fitness, search)
             return Finished(
                 outcome, run.read_rows("metrics.jsonl"), run.read_rows("samples.jsonl"), progress.said
             )
 
-    yield go
+    return go
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -172,7 +182,7 @@ def test_time_runs_out_after_a_generation_whose_mean_is_still_judged(go: Callabl
             return super().generate(*args)
 
     limits = {"generations": 1000, "max_minutes": 0.2 / 60}
-    run = go(settings(evolution=limits, evaluation={"every": 1000}), Slow(quadratic))
+    run = go(settings(evolution=limits, evaluation={"every": 1000}), Slow(quadratic, dim=4))
     assert run.outcome.stopped.startswith("max_minutes")
     last = run.rows[-1]["generation"]
     assert 1 <= last <= 7, "each generation takes at least 0.03 of 0.2 seconds"
@@ -212,12 +222,14 @@ def test_ties_in_the_selecting_metric_are_decided_by_the_other_decoding(go: Call
         """Greedy completions are all worth 1; sampled ones follow the quadratic."""
 
         def generate(
-            self, population: Population, examples_NP: Sequence[Sequence[Example]], sampling: Sampling
+            self, population: Population, prompts_NP: Sequence[Sequence[str]], sampling: Sampling
         ) -> Rollouts:
-            respond = quadratic if sampling.temperature else lambda theta_D, example: "1.0"
-            return FakeEngine(respond).generate(population, examples_NP, sampling)
+            self._respond = quadratic if sampling.temperature else lambda theta_D, example: "1.0"
+            return super().generate(population, prompts_NP, sampling)
 
-    run = go(settings(evaluation={"decoding": ["greedy", "sampled"], "every": 1}), ByDecoding(quadratic))
+    run = go(
+        settings(evaluation={"decoding": ["greedy", "sampled"], "every": 1}), ByDecoding(quadratic, dim=4)
+    )
     sampled = [row["eval/reward_sampled"] for row in run.rows]
     assert run.outcome.state.best_generation == int(np.argmax(sampled)) > 0
 
@@ -226,14 +238,14 @@ class Recorder(FakeEngine):
     """Remembers the prompts and the sampling of every call."""
 
     def __init__(self) -> None:
-        super().__init__(quadratic)
+        super().__init__(quadratic, dim=4)
         self.calls: list[tuple[list[list[str]], Sampling]] = []
 
     def generate(
-        self, population: Population, examples_NP: Sequence[Sequence[Example]], sampling: Sampling
+        self, population: Population, prompts_NP: Sequence[Sequence[str]], sampling: Sampling
     ) -> Rollouts:
-        self.calls.append(([[example.id for example in row] for row in examples_NP], sampling))
-        return super().generate(population, examples_NP, sampling)
+        self.calls.append(([list(row) for row in prompts_NP], sampling))
+        return super().generate(population, prompts_NP, sampling)
 
     @property
     def generations(self) -> list[tuple[list[list[str]], Sampling]]:
@@ -387,7 +399,7 @@ class Interrupted(FakeEngine):
     """Ctrl-C in the middle of the given call."""
 
     def __init__(self, respond: Respond, at_call: int) -> None:
-        super().__init__(respond)
+        super().__init__(respond, dim=4)
         self.calls, self.at_call = 0, at_call
 
     def generate(self, *args: Any) -> Rollouts:
@@ -427,15 +439,15 @@ def by_size(theta_D: np.ndarray, example: Example, scale: float) -> str:
 @pytest.mark.parametrize("scale", [1e-5, 1e-2, 1.0, 1e4])
 def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: float, wanted: float) -> None:
     config = settings(calibration={"change_rate": wanted})
-    engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, scale))
+    engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, scale), dim=50)
     prompts = examples("train", 32)
-    found = calibrate(engine, candidates_at(line(50), config), prompts, Sampling(8), config)
+    engine.add_prompts(prompts)
+    found = calibrate(engine, candidates_at(Line(50), config), prompts, Sampling(8), config)
     assert abs(found.value - wanted) <= TOLERANCE * wanted
-    assert found.num_completions % (9 * 32) == 0 and found.num_tokens > found.num_completions
+    assert found.cost.completions % (9 * 32) == 0 and found.cost.tokens > found.cost.completions
     fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
-    texts = engine.generate(
-        Population(np.vstack([fresh_ND, np.zeros(50)])), [prompts] * 201, Sampling(8)
-    ).text_NPS
+    names = [[example.id for example in prompts]] * 201
+    texts = engine.generate(Population(fresh_ND, with_mean=True), names, Sampling(8)).text_NPS
     # |theta| of 50 normal numbers spreads by 10 %, a share of 1.4 prompts in 32: 0.05 is more than that.
     assert abs(change_rate(texts) - wanted) <= TOLERANCE * wanted + 0.05
 
@@ -443,14 +455,14 @@ def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: fl
 def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share() -> None:
     """With two completions the share is 0, 1/2 or 1."""
     config = settings(calibration={"change_rate": 0.3, "prompts": 2, "candidates": 1})
-    engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, 1.0))
+    engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, 1.0), dim=3)
     prompts = [Example("a", "a", columns={"number": 0}), Example("b", "b", columns={"number": 32})]
-    found = calibrate(engine, candidates_at(line(3), config), prompts, Sampling(8), config)
+    engine.add_prompts(prompts)
+    found = calibrate(engine, candidates_at(Line(3), config), prompts, Sampling(8), config)
     assert found.value == 0.5
     direction_ND = stream(config.seed, "calibration").standard_normal((1, 3))
-    rollouts = engine.generate(
-        Population(np.vstack([found.sigma * direction_ND, np.zeros(3)])), [prompts] * 2, Sampling(8)
-    )
+    population = Population(found.sigma * direction_ND, with_mean=True)
+    rollouts = engine.generate(population, [["a", "b"]] * 2, Sampling(8))
     assert change_rate(rollouts.text_NPS) == 0.5, "the share that is reported is that of the sigma reported"
 
 
@@ -471,9 +483,9 @@ def test_calibration_that_cannot_succeed_says_what_to_do(respond: Respond, share
         EngineError,
         match=rf"no step size was found .* 25% .*changes {share} of completions\); set strategy.s",
     ):
-        calibrate(
-            FakeEngine(respond), candidates_at(line(4), settings()), examples("t", 8), Sampling(8), settings()
-        )
+        engine = FakeEngine(respond, dim=4)
+        engine.add_prompts(examples("t", 8))
+        calibrate(engine, candidates_at(Line(4), settings()), examples("t", 8), Sampling(8), settings())
 
 
 def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:

@@ -205,7 +205,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
         (("run", "{tmp}/none.yaml"), "cannot read the recipe '{tmp}/none.yaml'"),
         (
             ("run", "{recipe}", "--out", "{reference}"),
-            "'{reference}' exists already; go on with `evolign resume",
+            "'{reference}' exists already; resume it with `evolign resume",
         ),
         (("resume", "{tmp}"), "'{tmp}' is not a run directory: it holds no config.json"),
         (

@@ -98,4 +98,4 @@ def test_on_a_terminal_nothing_is_spent_without_a_yes(tmp_path: Path) -> None:
         assert refused.returncode == 1 and "Judge gpt-x: 2 calls" in refused.stdout and not server.bodies
         assert answered(server, "y\n").returncode == 0 and len(server.bodies) == 2
         free = answered(server, "")
-        assert free.returncode == 0 and "Go on?" not in free.stdout, "what is in the cache costs nothing"
+        assert free.returncode == 0 and "Continue?" not in free.stdout, "what is in the cache costs nothing"

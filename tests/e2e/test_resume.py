@@ -79,7 +79,7 @@ def test_killed_at_every_stage_and_resumed_is_uninterrupted(
     process = evolign("resume", run)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130 and "Traceback" not in errors
-    assert f"Interrupted. Go on where it stopped with: evolign resume {run}" in errors
+    assert f"Interrupted. Resume it with: evolign resume {run}" in errors
     assert newest(run) in ("00000000.npz", "00000001.npz") and not trap.exists()
 
     # By SIGTERM in the middle of a validation.

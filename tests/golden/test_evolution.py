@@ -17,7 +17,9 @@ import pytest
 
 from evolign.config.recipe import dump, parse
 from evolign.engines.fake import FakeEngine
+from evolign.evolution.fitness import build_fitness
 from evolign.evolution.loop import evolve
+from evolign.evolution.search import Search
 from evolign.rewards.scoring import Scores
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Silent
@@ -25,7 +27,7 @@ from evolign.types import Example
 
 GOLDEN = Path(__file__).with_name("evolution.json")
 OPTIMUM = np.array([1.0, -2.0, 0.5])
-SPACE = SimpleNamespace(dim=len(OPTIMUM), subspaces=None)
+SPACE = SimpleNamespace(dim=len(OPTIMUM), subspace_dim=None, lift=lambda mean_D, subspace, step_D: step_D)
 VARIANTS: dict[str, dict[str, Any]] = {
     "cma_es": {"strategy": {"name": "cma_es"}},
     "snes per_candidate": {
@@ -50,7 +52,7 @@ class NumberScorer:
     """The reward reads the number back, without a process."""
 
     def score(self, examples: Any, texts: Any) -> Scores:
-        return Scores(np.array([float(text) for text in texts]), timeouts=0, crashes=0, seconds=0.0)
+        return Scores(np.array([float(text) for text in texts]))
 
 
 def respond(theta_D: np.ndarray, example: Example) -> str:
@@ -77,7 +79,10 @@ def trajectory(variant: str) -> tuple[dict[str, Any], set[str]]:
     prompts = [Example(f"p{i}", f"prompt {i}", columns={"number": i}) for i in range(12)]
     task = SimpleNamespace(train=prompts[:8], validation=prompts[8:], test=[], warmup=[], metric="reward")
     with tempfile.TemporaryDirectory() as folder, RunDir.create(Path(folder) / "run", dump(config)) as run:
-        outcome = evolve(config, run, task, FakeEngine(respond), NumberScorer(), SPACE, Silent())  # type: ignore[arg-type]
+        engine, scorer = FakeEngine(respond, dim=len(OPTIMUM)), NumberScorer()
+        engine.add_prompts(prompts)
+        fitness = build_fitness(config, task, engine, scorer)  # type: ignore[arg-type]
+        outcome = evolve(fitness, Search(config, run, task, engine, scorer, SPACE, Silent()))  # type: ignore[arg-type]
         rows = run.read_rows("metrics.jsonl")
     names = (*ROUNDED, "eval/reward_greedy")
     found = {

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import engine_calls
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,9 @@ def generate(
     **options: Any,
 ) -> Rollouts:
     with TransformersEngine(policy, **options) as engine:
-        return engine.generate(population, examples_NP or [EXAMPLES] * len(population), sampling)
+        return engine_calls.generate(
+            engine, population, examples_NP or [EXAMPLES] * len(population), sampling
+        )
 
 
 def assert_equal(left: Rollouts, right: Rollouts, where: Any = ()) -> None:
@@ -90,14 +93,14 @@ def test_the_order_and_the_company_of_candidates_and_prompts_change_nothing(
     assert_telling(whole)
 
     n, p = np.array([2, 0, 3, 1]), [4, 2, 0, 1, 3]
-    shuffled = generate(chosen, Population(population.theta_ND[n]), [[EXAMPLES[i] for i in p]] * N)
+    shuffled = generate(chosen, Population(population.theta_NK[n]), [[EXAMPLES[i] for i in p]] * N)
     assert_equal(whole, shuffled, np.ix_(n, p))
 
-    parts = [generate(chosen, Population(population.theta_ND[part])) for part in (slice(0, 1), slice(1, N))]
+    parts = [generate(chosen, Population(population.theta_NK[part])) for part in (slice(0, 1), slice(1, N))]
     assert_equal(whole, parts[0], slice(0, 1))
     assert_equal(whole, parts[1], slice(1, N))
 
-    twice = generate(chosen, Population(population.theta_ND[[1, 1, 0, 1]]))
+    twice = generate(chosen, Population(population.theta_NK[[1, 1, 0, 1]]))
     assert_equal(whole, twice, np.array([1, 1, 0, 1]))
 
 
@@ -113,17 +116,17 @@ def test_candidates_with_prompts_of_their_own_generate_what_they_do_on_shared_on
 
 def test_an_engine_gives_the_same_answer_again_and_leaves_the_population_as_it_was(llama: Policy) -> None:
     population = candidates(llama)
-    before = population.theta_ND.copy()
+    before = population.theta_NK.copy()
     with TransformersEngine(llama) as engine:
-        first = engine.generate(population, [EXAMPLES] * N, SAMPLING)
-        engine.generate(candidates(llama, 2, seed=9), [EXAMPLES] * 2, GREEDY)
+        first = engine_calls.generate(engine, population, [EXAMPLES] * N, SAMPLING)
+        engine_calls.generate(engine, candidates(llama, 2, seed=9), [EXAMPLES] * 2, GREEDY)
         torch.manual_seed(99)  # no global generator plays a part
-        assert_equal(engine.generate(population, [EXAMPLES] * N, SAMPLING), first)
-    assert np.array_equal(population.theta_ND, before)
+        assert_equal(engine_calls.generate(engine, population, [EXAMPLES] * N, SAMPLING), first)
+    assert np.array_equal(population.theta_NK, before)
 
 
 def test_samples_differ_between_numbers_and_seeds_but_not_between_equal_candidates(llama: Policy) -> None:
-    population = Population(np.repeat(candidates(llama, 1).theta_ND, 2, axis=0))
+    population = Population(np.repeat(candidates(llama, 1).theta_NK, 2, axis=0))
     # at a temperature this high the noise alone decides, so equal noise would show
     hot = Sampling(max_new_tokens=12, temperature=50.0, samples_per_prompt=3, noise_seed=1)
     rollouts = generate(llama, population, sampling=hot)
@@ -156,12 +159,12 @@ def test_the_noise_of_a_prompt_follows_its_id(llama: Policy) -> None:
 
 def test_closing_gives_the_model_back_as_it_was(llama: Policy) -> None:
     model = llama.base.model
-    ids = torch.tensor([llama.base.encode(TEXT)])
+    ids = torch.tensor([llama.base.encoder.encode(TEXT)])
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.inference_mode():
         before = model(ids).logits
         with TransformersEngine(llama) as engine:
-            engine.generate(candidates(llama, 1), [EXAMPLES], GREEDY)
+            engine_calls.generate(engine, candidates(llama, 1), [EXAMPLES], GREEDY)
             assert any("forward" in vars(module) for module in model.modules())
         assert torch.equal(model(ids).logits, before)
         with pytest.raises(KeyboardInterrupt), TransformersEngine(llama):
@@ -201,7 +204,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(llama: Polic
     with before_each_pass(llama, no_more_than_five):
         survived = generate(llama, population)
     assert_equal(survived, whole)
-    assert sizes[0] == whole.num_completions
+    assert sizes[0] == whole.cost.completions
     assert max(sizes[-5:]) <= 5
 
 
@@ -237,4 +240,4 @@ def test_a_row_is_truncated_exactly_when_it_did_not_end_with_an_end_of_sequence_
         assert truncated == (ids[-1] not in ends)
         assert not set(ids[:-1]) & set(ends)
         assert len(ids) == SAMPLING.max_new_tokens or not truncated
-    assert rollouts.num_tokens == sum(map(len, rollouts.token_ids_NPS.flat))
+    assert rollouts.cost.tokens == sum(map(len, rollouts.token_ids_NPS.flat))

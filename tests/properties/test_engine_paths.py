@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_calls import generate
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import DynamicCache
@@ -34,7 +35,7 @@ def tokens(policy: Policy, lengths: tuple[int, ...], **options: Any) -> np.ndarr
     population = Population(np.random.default_rng(0).normal(size=(3, policy.space.dim)))
     examples = [Example(id=f"row {i}", prompt=TEXT[i : i + length]) for i, length in enumerate(lengths)]
     with TransformersEngine(policy, **options) as engine:
-        return engine.generate(population, [examples] * 3, SAMPLING).token_ids_NPS
+        return generate(engine, population, [examples] * 3, SAMPLING).token_ids_NPS
 
 
 @pytest.mark.parametrize("window", [None, 4, 50])

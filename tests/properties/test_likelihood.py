@@ -20,15 +20,15 @@ from evolign.engines.transformers.log_probs import token_logprobs
 from evolign.engines.transformers.scaled_lora import ScaledLora
 from evolign.errors import RewardError
 from evolign.evolution.fitness import LikelihoodFitness
-from evolign.evolution.fitness.base import NO_COST
 from evolign.evolution.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
 from evolign.policy.adapter import Adapter
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.lora import LoraFactors
 from evolign.rewards.scoring import Scores
 from evolign.runs.progress import Silent
+from evolign.strategies.mean import Mean
 from evolign.strategies.openai_es import LONGEST
-from evolign.types import Example, Population, Sampling, Subspace
+from evolign.types import NO_COST, Direction, Example, Population, Sampling
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "embedded" / "essa-likelihood.yaml"
 
@@ -41,7 +41,7 @@ class Lookup:
 
     def score(self, examples: list[Example], texts: list[str]) -> Scores:
         values = np.array([self._reward(e, t) for e, t in zip(examples, texts, strict=True)])
-        return Scores(values=values, timeouts=0, crashes=0, seconds=0.0)
+        return Scores(values=values)
 
 
 def settings(**sections: Any) -> Any:
@@ -57,15 +57,39 @@ def settings(**sections: Any) -> Any:
 TASK = SimpleNamespace(train=[Example(id=str(i), prompt=f"{i}+{i}=") for i in range(3)])
 
 
-def around(theta_ND: np.ndarray, mean_D: np.ndarray) -> Population:
-    """Candidates, and the mean as the last row."""
-    return Population(np.vstack([theta_ND, mean_D]))
+NAMES = [example.id for example in TASK.train]
+
+
+def around(engine: Any, theta_NK: np.ndarray, mean_D: np.ndarray, subspace: int | None = None) -> Population:
+    """Candidates beside the mean, to which the engine's is set."""
+    engine.place(Mean.at(mean_D).state_dict())
+    return Population(theta_NK, subspace, with_mean=True)
 
 
 def spoken(engine: Any, theta_D: np.ndarray, count: int = 4) -> list[tuple[int, ...]]:
     """Four sampled completions of every training prompt, in order."""
-    rollouts = engine.generate(Population(theta_D[None]), [TASK.train], Sampling(8, 1.0, count, noise_seed=3))
+    engine.add_prompts(TASK.train)
+    rollouts = engine.generate(Population(theta_D[None]), [NAMES], Sampling(8, 1.0, count, noise_seed=3))
     return list(rollouts.token_ids_NPS.flat)
+
+
+def batch_of(
+    engine: Any, mean_D: np.ndarray, token_ids: list[tuple[int, ...]], advantage_J: np.ndarray
+) -> Batch:
+    """Four completions of every training prompt with these advantages, as sampled from the mean."""
+    examples = [example for example in TASK.train for _ in range(4)]
+    names = [example.id for example in examples]
+    return Batch(
+        examples=examples,
+        token_ids=token_ids,
+        advantage_J=advantage_J,
+        count_J=np.ones(len(token_ids)),
+        logprob_JT=engine.logprobs(Population(mean_D[None]), [0] * len(names), names, token_ids),
+        size=len(token_ids),
+        cost=NO_COST,
+        fitness_of_mean=0.0,
+        metrics={},
+    )
 
 
 @pytest.fixture
@@ -86,17 +110,8 @@ def test_the_gradient_of_the_fitness_is_the_policy_gradient_restricted_to_the_se
         fitness = LikelihoodFitness(settings(), TASK, engine, None)  # type: ignore[arg-type]
         step = 1e-2
         theta_ND = mean_D + step * np.vstack([np.eye(len(mean_D)), -np.eye(len(mean_D))])
-        batch = Batch(
-            examples=examples,
-            token_ids=token_ids,
-            advantage_J=advantage_J,
-            count_J=np.ones(len(token_ids)),
-            logprob_JT=engine.logprobs(Population(mean_D[None]), [0] * len(examples), examples, token_ids),
-            size=len(token_ids),
-            cost=NO_COST,
-            metrics={},
-        )
-        fitness_N = fitness.judge(around(theta_ND, mean_D), batch).fitness_N
+        batch = batch_of(engine, mean_D, token_ids, advantage_J)
+        fitness_N = fitness.judge(around(engine, theta_ND, mean_D), batch).fitness_N
         plus_D, minus_D = np.split(fitness_N, 2)
         estimate_D = (plus_D - minus_D) / (2 * step)
     exact_D = autograd_of_advantage_weighted_logprob(llama, mean_D, examples, token_ids, advantage_J)
@@ -111,31 +126,18 @@ def test_in_a_subspace_it_is_the_policy_gradient_of_all_lora_weights_seen_from_t
     """Central differences along every coordinate against PEFT's own gradient, by the chain rule."""
     rng = np.random.default_rng(0)
     space = LoraFactors(llama.adapter, terms=2)
-    assert space.subspaces is not None
-    subspace = Subspace(0.1 * rng.standard_normal(space.dim), 3)
-    examples = [example for example in TASK.train for _ in range(4)]
+    assert space.subspace_dim is not None
+    mean_D, subspace = 0.1 * rng.standard_normal(space.dim), 3
     step = 2e-3
-    axes_KK = step * np.eye(space.subspaces.dim)
+    axes_KK = step * np.eye(space.subspace_dim)
     with TransformersEngine(replace(llama, space=space)) as engine:
-        token_ids = spoken(engine, subspace.origin_D)
-        advantage_J = rng.standard_normal(len(token_ids))
-        batch = Batch(
-            examples=examples,
-            token_ids=token_ids,
-            advantage_J=advantage_J,
-            count_J=np.ones(len(token_ids)),
-            logprob_JT=engine.logprobs(
-                Population(subspace.origin_D[None]), [0] * len(examples), examples, token_ids
-            ),
-            size=len(token_ids),
-            cost=NO_COST,
-            metrics={},
-        )
+        token_ids = spoken(engine, mean_D)
+        batch = batch_of(engine, mean_D, token_ids, rng.standard_normal(len(token_ids)))
         fitness = LikelihoodFitness(settings(), TASK, engine, None)  # type: ignore[arg-type]
-        around_origin = np.vstack([axes_KK, -axes_KK, np.zeros((1, len(axes_KK)))])
-        plus_K, minus_K = np.split(fitness.judge(Population(around_origin, subspace), batch).fitness_N, 2)
-    gradient_D = gradient_by_peft(llama, space.decode(subspace.origin_D), batch, tmp_path / "origin")
-    exact_K = np.array([space.subspaces.lift(subspace, axis) @ gradient_D for axis in np.eye(len(axes_KK))])
+        population = around(engine, np.vstack([axes_KK, -axes_KK]), mean_D, subspace)
+        plus_K, minus_K = np.split(fitness.judge(population, batch).fitness_N, 2)
+    gradient_D = gradient_by_peft(llama, space.decode(mean_D), batch, tmp_path / "origin")
+    exact_K = np.array([space.lift(mean_D, subspace, axis) @ gradient_D for axis in np.eye(len(axes_KK))])
     estimate_K = (plus_K - minus_K) / (2 * step)
     # central differences in float32: the error is O(step^2) + 1e-6 / step of a gradient of order 0.1
     assert np.linalg.norm(estimate_K - exact_K) < 0.02 * np.linalg.norm(exact_K)
@@ -147,7 +149,7 @@ def gradient_by_peft(policy: Policy, adapter: Adapter, batch: Batch, folder: Pat
     adapter.write(folder)
     model = PeftModel.from_pretrained(policy.base.model, str(folder), is_trainable=True)
     try:
-        prompts = [policy.base.encode(example.prompt) for example in batch.examples]
+        prompts = [policy.base.encoder.encode(example.prompt) for example in batch.examples]
         with torch.enable_grad():
             logprob_JT = token_logprobs(policy.base.model, prompts, batch.token_ids, 1.0)
             (logprob_JT.sum(1) * torch.tensor(batch.advantage_J)).mean().backward()
@@ -166,17 +168,17 @@ def autograd_of_advantage_weighted_logprob(
     advantage_J: np.ndarray,
 ) -> np.ndarray:
     """d/dtheta mean_j A_j log pi_theta(a_j | x_j), through the scales of every layer, by torch."""
-    lora = ScaledLora(policy.base.model, policy.space.shared_factors(Population(mean_D[None])))
-    a_K, b_K = (scale[0].requires_grad_() for scale in policy.space.scales(Population(mean_D[None])))
+    lora = ScaledLora(policy.base.model, policy.space.shared_factors(Population.of_mean(), mean_D))
+    a_K, b_K = (scale[0].requires_grad_() for scale in policy.space.scales(Population.of_mean(), mean_D))
     rows = len(examples)
     lora.set_population(a_K[None], b_K[None])
     lora.select(torch.zeros(rows, dtype=torch.long))
-    prompts = [policy.base.encode(example.prompt) for example in examples]
+    prompts = [policy.base.encoder.encode(example.prompt) for example in examples]
     with torch.enable_grad():
         logprob_JT = token_logprobs(policy.base.model, prompts, token_ids, 1.0)
         (logprob_JT.sum(1) * torch.tensor(advantage_J)).mean().backward()
     lora.remove()
-    ranks = [factors.V_A.shape[1] for factors in policy.space.shared_factors(Population(mean_D[None]))]
+    ranks = [factors.V_A.shape[1] for factors in policy.space.shared_factors(Population.of_mean(), mean_D)]
     assert a_K.grad is not None and b_K.grad is not None
     pieces = zip(a_K.grad.split(ranks), b_K.grad.split(ranks), strict=True)
     return torch.cat([torch.cat(pair) for pair in pieces]).double().numpy()
@@ -186,7 +188,7 @@ def test_reading_in_other_micro_batches_or_another_order_changes_rounding_only(l
     population = Population(0.5 * np.random.default_rng(1).standard_normal((3, llama.space.dim)))
     examples = [example for example in TASK.train for _ in range(4)]
     with TransformersEngine(llama) as engine:
-        token_ids = spoken(engine, population.theta_ND[0])
+        token_ids = spoken(engine, population.theta_NK[0])
         readings = np.indices((3, len(examples))).reshape(2, -1).T.tolist()
         whole = read_all(engine, population, examples, token_ids, readings)
     assert len({len(ids) for ids in token_ids}) > 1, "completions of several lengths"
@@ -208,7 +210,7 @@ def read_all(
     return engine.logprobs(
         population,
         [n for n, _ in readings],
-        [examples[j] for _, j in readings],
+        [examples[j].id for _, j in readings],
         [token_ids[j] for _, j in readings],
     )
 
@@ -220,10 +222,11 @@ def test_a_completions_logprob_is_that_under_which_it_was_sampled(llama: Policy)
     samples = 4000
     with TransformersEngine(llama) as engine:
         sampling = Sampling(1, 1.0, samples, noise_seed=9)
-        drawn = list(engine.generate(Population(theta_ND), [[example]], sampling).token_ids_NPS.flat)
+        engine.add_prompts([example])
+        drawn = list(engine.generate(Population(theta_ND), [[example.id]], sampling).token_ids_NPS.flat)
         distinct = sorted(set(drawn))
         readers = [0] * len(distinct)
-        logprob_MT = engine.logprobs(Population(theta_ND), readers, [example] * len(distinct), distinct)
+        logprob_MT = engine.logprobs(Population(theta_ND), readers, [example.id] * len(distinct), distinct)
     expected = np.exp(logprob_MT[:, 0])
     observed = np.array([drawn.count(ids) for ids in distinct]) / samples
     # 5 standard errors of a share, over fewer than 64 tokens: false alarm below 1e-4
@@ -231,12 +234,12 @@ def test_a_completions_logprob_is_that_under_which_it_was_sampled(llama: Policy)
     assert len(distinct) > 5
 
 
-def fake(log_ratio: Callable[[np.ndarray, str], float], texts: list[str]) -> FakeEngine:
+def fake(log_ratio: Callable[[np.ndarray, str], float], texts: list[str], dim: int = 1) -> FakeEngine:
     """An engine that says `texts` in turn and gives them log-probabilities relative to theta = 0."""
 
     class Saying(FakeEngine):
-        def generate(self, population: Any, examples_NP: Any, sampling: Any) -> Any:
-            rollouts = super().generate(population, examples_NP, sampling)
+        def generate(self, population: Any, prompts_NP: Any, sampling: Any) -> Any:
+            rollouts = super().generate(population, prompts_NP, sampling)
             for _, p, s in np.ndindex(rollouts.text_NPS.shape):
                 text = texts[(p * sampling.samples_per_prompt + s) % len(texts)]
                 rollouts.text_NPS[:, p, s] = text
@@ -246,14 +249,16 @@ def fake(log_ratio: Callable[[np.ndarray, str], float], texts: list[str]) -> Fak
     def logprob(theta_D: np.ndarray, example: Example, ids: tuple[int, ...]) -> float:
         return log_ratio(theta_D, "".join(map(chr, ids)))
 
-    return Saying(lambda theta_D, example: "", logprob)
+    engine = Saying(lambda theta_D, example: "", logprob, dim=dim)
+    engine.add_prompts(TASK.train)
+    return engine
 
 
 def judge(engine: Any, reward: Callable[[Example, str], float], theta_ND: np.ndarray, **options: Any) -> Any:
     config = settings(fitness=options)
     fitness = LikelihoodFitness(config, TASK, engine, Lookup(reward))  # type: ignore[arg-type]
     mean_D = np.zeros(theta_ND.shape[1])
-    return fitness.judge(around(theta_ND, mean_D), fitness.draw(mean_D, 1))
+    return fitness.judge(around(engine, theta_ND, mean_D), fitness.draw(0, 1))
 
 
 def right(example: Example, text: str) -> float:
@@ -264,7 +269,9 @@ def test_the_fitness_is_the_clipped_surrogate_by_hand() -> None:
     """One of four samples is right: A = 3/4 for it and -1/4 for the three others."""
     theta_ND = np.log([[1.1, 1.0], [2.0, 0.5], [0.5, 2.0]])  # ratios of "right" and of "wrong"
     engine = fake(
-        lambda theta_D, text: theta_D[0] if text == "right" else theta_D[1], ["right", "no", "no", "no"]
+        lambda theta_D, text: theta_D[0] if text == "right" else theta_D[1],
+        ["right", "no", "no", "no"],
+        dim=2,
     )
     judged = judge(engine, right, theta_ND)
     by_hand = [
@@ -274,17 +281,17 @@ def test_the_fitness_is_the_clipped_surrogate_by_hand() -> None:
     ]
     assert judged.fitness_N == pytest.approx(by_hand)
     assert judged.metrics["informative"] == 1.0
-    assert judged.metrics["fitness_of_mean"] == 0.25
+    assert judged.fitness_of_mean == 0.25
 
 
 def test_equal_completions_are_read_once_and_weigh_as_often_as_they_were_sampled() -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
     config = settings()
     fitness = LikelihoodFitness(config, TASK, engine, Lookup(right))  # type: ignore[arg-type]
-    batch = fitness.draw(np.zeros(1), 1)
+    batch = fitness.draw(0, 1)
     assert (batch.count_J.tolist(), len(batch.token_ids), batch.size) == ([1, 3] * 3, 6, 12)
     assert batch.advantage_J.tolist() == [0.75, -0.25] * 3
-    judged = fitness.judge(around(np.array([[0.01]]), np.zeros(1)), batch)
+    judged = fitness.judge(around(engine, np.array([[0.01]]), np.zeros(1)), batch)
     assert judged.fitness_N == pytest.approx([(0.75 * np.exp(0.05) - 0.75 * np.exp(0.02)) / 4])
     kl = [(np.exp(x) - 1 - x) for x in (0.05, 0.02, 0.02, 0.02)]
     assert judged.metrics["divergence"] == pytest.approx(np.mean(kl))
@@ -295,8 +302,8 @@ def test_later_steps_weigh_ratios_to_the_policy_that_sampled_and_measure_how_far
 ):
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
-    batch = fitness.draw(np.zeros(1), 1)
-    judged = fitness.judge(around(np.array([[0.15], [0.3]]), np.array([0.1])), batch)
+    batch = fitness.draw(0, 1)
+    judged = fitness.judge(around(engine, np.array([[0.15], [0.3]]), np.array([0.1])), batch)
     # exp(0.3) is cut to 1.2, although it is within 20 % of exp(0.1)
     assert judged.fitness_N == pytest.approx([0.75 * (np.exp(0.15) - 1) / 4, 0.75 * (1.2 - 1) / 4])
     assert judged.metrics["drift"] == pytest.approx((np.exp(0.1) - 1 - 0.1) / 4)
@@ -314,7 +321,7 @@ def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together(
     def found(sharing: str) -> np.ndarray:
         config = settings(evolution={"prompts_per_generation": 3, "prompt_sharing": sharing})
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(per_prompt))  # type: ignore[arg-type]
-        return fitness.judge(around(theta_ND, np.zeros(1)), fitness.draw(np.zeros(1), 1)).fitness_N
+        return fitness.judge(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
 
     apart, together = found("per_candidate"), found("shared")
     assert len(set(apart[:3].round(9))) == 3, "each reads another prompt"
@@ -339,7 +346,7 @@ def test_however_pairs_divide_among_the_parts_their_mean_fitness_is_that_of_the_
         )
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))  # type: ignore[arg-type]
         theta_ND = np.array([[size]] * pairs + [[-size]] * pairs)
-        return fitness.judge(around(theta_ND, np.zeros(1)), fitness.draw(np.zeros(1), 1)).fitness_N
+        return fitness.judge(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
 
     apart, together = found(prompt_sharing="per_candidate"), found()
     assert apart[:pairs].mean() == pytest.approx(together[0])
@@ -399,7 +406,7 @@ def test_equal_rewards_everywhere_carry_no_information_and_leave_the_step_size()
     assert judged.fitness_N.tolist() == [0.0, 0.0]
     assert judged.step_scale == 1.0
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(lambda e, t: 1.0))  # type: ignore[arg-type]
-    assert fitness.draw(np.zeros(1), 1).cost.num_completions == 12
+    assert fitness.draw(0, 1).cost.completions == 12
 
 
 @pytest.mark.parametrize(("ratio", "towards"), [(1e-4, 2.0), (5.0, 0.25)])
@@ -425,10 +432,13 @@ def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
     mean_D = np.array([0.4])
-    judged = fitness.judge(around(np.array([[0.5]]), mean_D), fitness.draw(np.zeros(1), 1))
-    assert judged.divergence is not None
+    batch = fitness.draw(0, 1)
+    population = around(engine, np.array([[0.5]]), mean_D)
+    judged = fitness.judge(population, batch)
     kl = [np.exp(x) - 1 - x for x in (0.05, 0.02, 0.02, 0.02)]
-    assert judged.divergence(np.array([0.01])) == pytest.approx(np.mean(kl))
+    direction = Direction(mean_D, np.array([0.02]), divergence=float(np.mean(kl)), scale=0.5)
+    measured = fitness.measure(direction, population, judged, batch)
+    assert measured * 0.5**2 == pytest.approx(np.mean(kl)), "per square of the scale"
 
 
 def test_a_trust_region_keeps_the_steps_of_a_run_at_its_size(tmp_path: Path) -> None:

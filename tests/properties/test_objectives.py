@@ -33,7 +33,7 @@ class Batch:
 
     def loss(self, name: str, how: Any = "sum", **fields: Tensor) -> Tensor:
         it = {**vars(self), **fields}
-        return OBJECTIVES[name](
+        return OBJECTIVES[name].loss(
             it["logprob"], it["reward"], it["mask"], baseline_P=it["baseline"], log_probability=how
         )
 
@@ -182,7 +182,7 @@ def test_self_critical_says_that_it_needs_a_baseline() -> None:
     with pytest.raises(
         ValueError, match="baseline_P is None; give the reward of each prompt's greedy response"
     ):
-        OBJECTIVES["self_critical"](batch.logprob, batch.reward, batch.mask)
+        OBJECTIVES["self_critical"].loss(batch.logprob, batch.reward, batch.mask)
 
 
 @pytest.mark.parametrize("name", RELATIVE)
@@ -215,7 +215,7 @@ def test_a_step_against_unlikelihood_moves_logits_by_no_more_than_the_probabilit
     for p in (1e-6, 0.1, 0.9, 0.999, 1 - 1e-5):
         logit = torch.tensor([math.log(p) - math.log1p(-p), 0.0], dtype=torch.float64, requires_grad=True)
         logprob = torch.stack([logit.log_softmax(0)[0], torch.tensor(-1.0)]).reshape(1, 2, 1)
-        loss = OBJECTIVES["unlikelihood"](logprob, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, 1))
+        loss = OBJECTIVES["unlikelihood"].loss(logprob, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, 1))
         loss.backward()
         assert loss.item() == pytest.approx(-math.log1p(-p), rel=1e-9)
         assert logit.grad is not None and logit.grad[0].item() == pytest.approx(p, rel=1e-9)
@@ -224,7 +224,7 @@ def test_a_step_against_unlikelihood_moves_logits_by_no_more_than_the_probabilit
 @pytest.mark.parametrize("logprob", [-2e-6, -1e-5, -1e-3, -0.69, -0.7, -5.0, -30.0, -80.0])
 def test_unlikelihood_keeps_its_digits_in_float32(logprob: float) -> None:
     given = torch.tensor([logprob, -1.0]).reshape(1, 2, 1)
-    loss = OBJECTIVES["unlikelihood"](given, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, 1))
+    loss = OBJECTIVES["unlikelihood"].loss(given, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, 1))
     exact = -math.log1p(-math.exp(logprob)) if logprob < -0.7 else -math.log(-math.expm1(logprob))
     assert loss.item() == pytest.approx(exact, rel=3e-7, abs=0)
 
@@ -249,7 +249,7 @@ def test_following_the_loss_pays_on_a_bandit_with_three_arms(name: str) -> None:
             loss, _ = policy_loss(flat, flat.detach(), whiten(advantage, ones), ones, 0.2)
         else:
             baseline = ARM_REWARD[p.argmax()].expand(8)
-            loss = OBJECTIVES[name](logprob, reward, mask, baseline_P=baseline)
+            loss = OBJECTIVES[name].loss(logprob, reward, mask, baseline_P=baseline)
         loss.backward()
         with torch.no_grad():
             logit -= 0.1 * logit.grad

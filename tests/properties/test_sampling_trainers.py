@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import engine_calls
 import numpy as np
 import pytest
 import torch
@@ -51,7 +52,9 @@ def by_hand(trainer: Any, rows: Sequence[Example]) -> tuple[list[list[tuple[int,
     config, trainable = trainer.session.config, trainer.session.trainable
     with build_engine(config.engine, trainable.policy) as engine, trainable.inference():
         rollouts = [
-            engine.generate(POLICY, [rows], Sampling(6, t, noise_seed=key(config.seed, "step", 0, n)))
+            engine_calls.generate(
+                engine, POLICY, [rows], Sampling(6, t, noise_seed=key(config.seed, "step", 0, n))
+            )
             for n, t in enumerate(config.objective.temperatures)
         ]
     responses = [[r.token_ids_NPS[0, p, 0] for r in rollouts] for p in range(len(rows))]
@@ -133,13 +136,15 @@ def test_there_is_one_response_per_temperature_and_what_the_method_adds(
         assert (found.reward_PJ[:, :2] == reward_PJ).all()
         references = [ids[2:] for ids in found.token_ids_PJ]
         if method == "rrhf":
-            assert references == [[tuple(llama.encode_completion(row.completion))] for row in rows.train]
+            assert references == [
+                [tuple(llama.encoder.encode_completion(row.completion))] for row in rows.train
+            ]
             assert (found.reward_PJ[:, 2] == 1).all()
         else:
             assert references == [[]] * 12
         if method == "self_critical":
             engine, wanted = trainer.session._engine, [row.columns["wanted"] for row in rows.train]
-            greedy = engine.generate(POLICY, [rows.train], Sampling(6, 0.0)).text_NPS[0, :, 0]
+            greedy = engine_calls.generate(engine, POLICY, [rows.train], Sampling(6, 0.0)).text_NPS[0, :, 0]
             assert found.baseline_P.tolist() == share([], list(greedy), wanted)
         assert (found.baseline_P is None) == (method != "self_critical")
         assert trainer.session.state.completions == (36 if method == "self_critical" else 24)
@@ -197,7 +202,7 @@ def test_the_first_step_of_grpo_is_the_policy_gradient_on_the_engines_completion
     with prepared("grpo", llama, rows, tmp_path / "run", training=training) as trainer:
         session, model = trainer.session, trainer.model
         noise = key(session.config.seed, "step", 0)
-        rollouts = session._engine.generate(POLICY, [rows.train], Sampling(6, 1.0, 3, noise))
+        rollouts = engine_calls.generate(session._engine, POLICY, [rows.train], Sampling(6, 1.0, 3, noise))
         reward_PS = np.array(
             [
                 share([], list(rollouts.text_NPS[0, p]), [e.columns["wanted"]] * 3)
@@ -213,13 +218,13 @@ def test_the_first_step_of_grpo_is_the_policy_gradient_on_the_engines_completion
             for p, row in enumerate(rows.train)
             for s in range(3)
         ]
-        (-torch.stack(terms).sum() / rollouts.num_tokens).backward()
+        (-torch.stack(terms).sum() / rollouts.cost.tokens).backward()
         expected = gradients(model)
         model.zero_grad()
         trainer.train()
         assert_equal_gradients(trainer.watch.gradients[0], expected)
         [row] = rows_of(trainer)
-        assert (row["completions"], row["generated_tokens"]) == (12, rollouts.num_tokens)
+        assert (row["completions"], row["generated_tokens"]) == (12, rollouts.cost.tokens)
         assert row["reward_mean"] == pytest.approx(reward_PS.mean())
 
 
@@ -274,8 +279,8 @@ def test_the_reference_of_ppo_stays_the_starting_policy(options: Any, tiny: Any,
     rows = task()
     with prepared("ppo", base, rows, tmp_path / "run", **options) as trainer:
         trainable = trainer.session.trainable
-        prompts = [base.encode(row.prompt) for row in rows.train]
-        completions = [tuple(base.encode_completion(row.completion)) for row in rows.train]
+        prompts = [base.encoder.encode(row.prompt) for row in rows.train]
+        completions = [tuple(base.encoder.encode_completion(row.completion)) for row in rows.train]
 
         def read(model: Any) -> torch.Tensor:
             with torch.no_grad():
@@ -368,8 +373,8 @@ def test_the_value_head_learns_and_is_not_exported(tiny: Any, tmp_path: Path) ->
         path = tmp_path / f"run-{adapter is None}"
         result = run(parse(tree("ppo", adapter=adapter)), path, task=task(), base=base, progress=Silent())
         saved = load_file(next(result.weights.glob("*.safetensors")))
-        head = [name for name in load_file(path / "checkpoints" / "checkpoint-4" / "trainable.safetensors")]
-        assert {"value_head.weight", "value_head.bias"} <= set(head)
+        head = load_file(path / "checkpoints" / "checkpoint-4" / "trainable.safetensors")
+        assert {"value_head.weight", "value_head.bias"} <= head.keys()
         assert not any("value_head" in name or "reference" in name for name in saved)
         assert not hasattr(base.model, "value_head")
         losses = [row["loss_value"] for row in read_rows(path / "metrics.jsonl")[1:]]

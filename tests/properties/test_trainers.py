@@ -67,10 +67,10 @@ def test_rows_that_are_cut_off_before_their_completion_are_told_and_left_out(
     llama: BaseModel, tmp_path: Path
 ) -> None:
     rows = task()
-    longest = max(len(llama.encode(row.prompt)) for row in rows.train)
+    longest = max(len(llama.encoder.encode(row.prompt)) for row in rows.train)
     training = ONE_STEP | {"max_length": longest}
     with prepared("sft", llama, rows, tmp_path / "run", training=training) as trainer:
-        short = [row for row in rows.train if len(llama.encode(row.prompt)) < longest]
+        short = [row for row in rows.train if len(llama.encoder.encode(row.prompt)) < longest]
         assert 0 < len(short) < 12 and len(trainer.train_dataset) == len(short)
         [warning] = trainer.session.progress.said
         assert warning.startswith(f"Warning: {12 - len(short)} of 12 rows are left out, since training.max")

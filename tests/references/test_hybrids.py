@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_calls import generate, logprobs
 from tiny_models import LLAMA_LIKE, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -61,7 +62,7 @@ def base(request: pytest.FixtureRequest) -> Iterator[BaseModel]:
 @torch.inference_mode()
 def test_a_batch_in_which_rows_end_says_and_reads_what_each_row_does_alone(base: BaseModel) -> None:
     model: Any = base.model
-    prompts = [base.encode(example.prompt) for example in PROMPTS]
+    prompts = [base.encoder.encode(example.prompt) for example in PROMPTS]
     alone = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
@@ -73,10 +74,10 @@ def test_a_batch_in_which_rows_end_says_and_reads_what_each_row_does_alone(base:
     expected = [ids[: min((i for i, t in enumerate(ids) if t in ends), default=7) + 1] for ids in alone]
     model.generation_config.eos_token_id = sorted(ends)
     with TransformersEngine(fixed_policy(base)) as engine:
-        said = engine.generate(NOBODY, [PROMPTS], Sampling(8, temperature=0.0)).token_ids_NPS[0, :, 0]
+        said = generate(engine, NOBODY, [PROMPTS], Sampling(8, temperature=0.0)).token_ids_NPS[0, :, 0]
         assert said.tolist() == expected and min(map(len, expected)) < 8
         token_ids = [*expected, *(ids[::-1] for ids in expected)]
-        logprob_MT = engine.logprobs(NOBODY, [0] * 6, PROMPTS * 2, token_ids)
+        logprob_MT = logprobs(engine, NOBODY, [0] * 6, PROMPTS * 2, token_ids)
     for prompt, ids, logprob_T in zip(prompts * 2, token_ids, logprob_MT, strict=True):
         logits_TV = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
         expected_T = logits_TV.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
@@ -88,5 +89,5 @@ def test_a_model_without_a_cache_of_the_usual_kind_is_refused() -> None:
         AutoConfig.for_model("mamba", hidden_size=8, num_hidden_layers=1)
     )
     model.generation_config.update(pad_token_id=0, eos_token_id=2)
-    with pytest.raises(ConfigError, match="MambaForCausalLM does not go on from `past_key_values`"):
+    with pytest.raises(ConfigError, match="MambaForCausalLM does not continue from `past_key_values`"):
         TransformersEngine(fixed_policy(BaseModel(model, tiny_tokenizer(), "mamba")))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from searching import advance
 
 from evolign.errors import ConfigError
 from evolign.strategies import CmaEs, OpenAiEs, Snes, shaping
@@ -173,7 +174,7 @@ def trust_region(slope_D=(1.0, -2.0, 0.5), generations=1, divergence=None, **opt
     for generation in range(generations):
         theta_ND = strategy.ask()
         slope = slope_D(generation) if callable(slope_D) else np.array(slope_D)
-        strategy.tell(theta_ND, theta_ND @ slope, divergence=divergence or nats)
+        advance(strategy, theta_ND @ slope, divergence or nats)
         means.append(strategy.mean)
     return np.diff(means, axis=0)
 
@@ -229,7 +230,7 @@ def test_a_divergence_that_cannot_be_measured_moves_nothing(nothing):
     strategy = OpenAiEs(3, population=6, sigma=0.1, seed=0, optimizer="trust_region")
     for _ in range(2):
         theta_ND = strategy.ask()
-        strategy.tell(theta_ND, theta_ND.sum(1), divergence=lambda step_D: nothing)
+        advance(strategy, theta_ND.sum(1), lambda step_D: nothing)
         assert not strategy.mean.any()
 
 
@@ -262,6 +263,6 @@ def test_the_divergence_of_a_step_is_taken_where_it_is_quadratic():
     options = {"shaping": "mean", "optimizer": "trust_region", "trust_region": 0.01, "orthogonal": True}
     strategy = OpenAiEs(3, population=6, sigma=10.0, seed=0, **options)
     theta_ND = strategy.ask()
-    strategy.tell(theta_ND, theta_ND @ np.array([1.0, -2.0, 0.5]), divergence=saturating)
+    advance(strategy, theta_ND @ np.array([1.0, -2.0, 0.5]), saturating)
     assert probes[0] > 1.0 and probes[-1] < 0.1
     assert nats(strategy.mean) == pytest.approx(0.01)

@@ -61,7 +61,7 @@ def make_run(
         for y in (values[0], values[-1])
     )
     tree: dict[str, Any] = {
-        "method": method, "seed": seed, "model": {"name": "tiny"},
+        "format": 1, "method": method, "seed": seed, "model": {"name": "tiny"},
         "task": {"name": "arithmetic", "reward": "exact"}, "sampling": {"max_new_tokens": 8},
         "evaluation": {"select_by": "greedy"},
     } | (config or {})  # fmt: skip

@@ -19,6 +19,7 @@ from evolign.policy.restoring import given_back, quiet
 from evolign.rewards.scoring import Scores
 from evolign.runs.directory import RunDir, read_rows
 from evolign.runs.progress import Silent
+from evolign.tasks.base import examples
 from evolign.trainers.eso import OnPolicy
 from evolign.trainers.ppo import Ppo
 from evolign.trainers.session import PolicySession
@@ -44,7 +45,7 @@ class Lookup:
         columns = {name: [row.columns.get(name) for row in rows] for name in names}
         values = self._reward([row.prompt for row in rows], list(texts), **columns)
         scores = np.array([np.nan if value is None else float(value) for value in values])
-        return Scores(scores, timeouts=0, crashes=0, seconds=0.0)
+        return Scores(scores)
 
 
 class Watch(TrainerCallback):
@@ -75,7 +76,8 @@ def prepared(method: str, base: BaseModel, rows: Any, folder: Path, **sections: 
             if "lora_B" in name:
                 generator = torch.Generator().manual_seed(seed)
                 parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-        with closing(trainable), build_engine(config.engine, trainable.policy) as engine:
+        known = examples(rows)
+        with closing(trainable), build_engine(config.engine, trainable.policy, known) as engine:
             scorer = Lookup(rows.reward)
             session = PolicySession(config, run_dir, rows, trainable, Silent(), engine=engine, scorer=scorer)
             with torch.random.fork_rng(devices=[]):

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -386,7 +386,7 @@ def completion_loss(base: BaseModel, rows: list[Example], adapter: Path | None =
         model = PeftModel.from_pretrained(model, adapter).eval()
     losses: list[float] = []
     for row in rows:
-        prompt = base.encode(row.prompt)
+        prompt = base.encoder.encode(row.prompt)
         target = [*base.tokenizer(row.completion, add_special_tokens=False)["input_ids"], 2]
         logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
         losses += torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="none").tolist()
@@ -467,7 +467,7 @@ def same_tensors(left: Adapter, right: Adapter) -> bool:
 
 
 @pytest.fixture
-def with_tokenizer(llama: BaseModel, tiny: Callable[[str], Path]) -> Iterator[Callable[[Any], BaseModel]]:
+def with_tokenizer(llama: BaseModel, tiny: Callable[[str], Path]) -> Callable[[Any], BaseModel]:
     """The tiny model with another tokenizer and its own generation settings."""
 
     def make(tokenizer: Any) -> BaseModel:
@@ -475,7 +475,7 @@ def with_tokenizer(llama: BaseModel, tiny: Callable[[str], Path]) -> Iterator[Ca
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         return BaseModel(model, tokenizer, str(tiny("llama")))
 
-    yield make
+    return make
 
 
 def test_a_tokenizer_without_padding_still_learns_where_completions_end(
@@ -516,22 +516,22 @@ def test_messages_go_through_the_chat_template_without_doubled_special_tokens(
     tokenizer.chat_template = CHAT_TEMPLATE
     base = with_tokenizer(tokenizer)
     text = "<bos>system: be brief<eos><bos>user: 1+1=?<eos><bos>assistant: "
-    assert base.render(MESSAGES) == text
-    ids = base.encode(MESSAGES)
+    assert base.encoder.render(MESSAGES) == text
+    ids = base.encoder.encode(MESSAGES)
     assert ids == tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
     assert ids.count(tokenizer.bos_token_id) == 3
-    assert base.render("1+1=?") == "1+1=?"  # plain text stays plain
+    assert base.encoder.render("1+1=?") == "1+1=?"  # plain text stays plain
 
 
 def test_messages_are_joined_where_there_is_no_template(with_tokenizer: Callable[[Any], BaseModel]) -> None:
     base = with_tokenizer(tiny_tokenizer())
-    assert base.render(MESSAGES) == "be brief\n\n1+1=?\n\n"
-    assert base.decode(tuple(base.encode(MESSAGES))) == "be brief\n\n1+1=?\n\n"
+    assert base.encoder.render(MESSAGES) == "be brief\n\n1+1=?\n\n"
+    assert base.encoder.decode(tuple(base.encoder.encode(MESSAGES))) == "be brief\n\n1+1=?\n\n"
 
 
 def test_the_tiny_tokenizers_keep_every_character_in_every_architecture(
     architecture: str, base: Callable[[str], BaseModel]
 ) -> None:
     chosen = base(architecture)
-    assert chosen.decode(tuple(chosen.encode(CHARACTERS))) == CHARACTERS
-    assert len(chosen.encode(CHARACTERS)) == len(CHARACTERS)
+    assert chosen.encoder.decode(tuple(chosen.encoder.encode(CHARACTERS))) == CHARACTERS
+    assert len(chosen.encoder.encode(CHARACTERS)) == len(CHARACTERS)

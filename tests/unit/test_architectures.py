@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from engine_calls import generate
 from tiny_models import save_tiny, tiny_tokenizer
 
 from evolign.config import ModelConfig, TransformersConfig
@@ -36,7 +36,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def generated(base: BaseModel, examples: list[Example]) -> list[tuple[int, ...]]:
     sampling = Sampling(max_new_tokens=12, temperature=1.0, noise_seed=3)
     with build_engine(TransformersConfig(), fixed_policy(base, None)) as engine:
-        rollouts = engine.generate(Population(np.zeros((1, 0))), [examples], sampling)
+        rollouts = generate(engine, Population.of_mean(), [examples], sampling)
     return list(rollouts.token_ids_NPS[0, :, 0])
 
 
@@ -48,9 +48,9 @@ def test_prompts_of_many_lengths_generate_together_what_each_generates_alone(pub
 
 
 def test_messages_are_joined_and_completions_end_in_the_end_token(published: BaseModel) -> None:
-    assert published.render([{"role": "user", "content": "hello"}]) == "hello\n\n"
+    assert published.encoder.render([{"role": "user", "content": "hello"}]) == "hello\n\n"
     assert published.tokenizer.pad_token_id == published.tokenizer.eos_token_id
-    assert published.encode_completion("12")[-1] == published.tokenizer.eos_token_id
+    assert published.encoder.encode_completion("12")[-1] == published.tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])

@@ -62,7 +62,7 @@ def test_a_score_is_the_logit_at_the_end_of_the_tokens_that_a_reward_model_is_tr
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     expected = []
     for prompt, text in zip(PROMPTS, TEXTS, strict=True):
-        ids = [*base.encode(prompt), *base.encode_completion(text)]
+        ids = [*base.encoder.encode(prompt), *base.encoder.encode_completion(text)]
         assert reward.encode(prompt, text) == ids
         with torch.inference_mode():
             expected.append(model(torch.tensor([ids])).logits[0, 0].item())

@@ -215,6 +215,14 @@ def test_figures_of_values_that_never_move_have_axes(make: Make) -> None:
         assert "nan" not in found and found.count("<svg viewBox") == 4
 
 
+def test_seeds_whose_costs_do_not_overlap_have_no_mean_and_are_drawn_all_the_same(make: Make) -> None:
+    """A slow machine: one seed ends before the other's first validation."""
+    runs = [make("early", completions=(1, 2, 3)), make("late", seed=1, completions=(10, 20, 30))]
+    comparison = build([str(path) for path in runs])
+    assert labels(comparison) == ["evolution"]
+    assert "<svg" in page(comparison)
+
+
 def test_costs_of_very_different_size_have_a_logarithmic_axis_that_begins_at_zero(make: Make) -> None:
     short, long = make("a", completions=(0, 10, 20)), make("b", "grpo", completions=(0, 5000, 20_000))
     charts = curves(build([short, long]).entries, "accuracy_greedy", None)

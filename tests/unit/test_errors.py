@@ -187,7 +187,7 @@ def test_an_output_directory_that_exists_is_refused_before_the_model_is_loaded(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
     with pytest.raises(
-        RunError, match=r"run' exists already; go on with `evolign resume .*/run`, give another"
+        RunError, match=r"run' exists already; resume it with `evolign resume .*/run`, give another"
     ):
         start(model={"name": "./no/model"})
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
@@ -257,7 +257,7 @@ def test_a_completion_on_which_the_reward_hangs_or_dies_is_counted_and_the_run_f
 ) -> None:
     trouble = f"{SIGNATURE}    if any('7 +' in prompt for prompt in prompts):\n        {body}\n    {FAIR}\n"
     (tmp_path / "reward.py").write_text(trouble)
-    result = start(reward={"workers": 2, "timeout_seconds": 0.3, "failure_score": -1.0})
+    result = start(scoring={"workers": 2, "timeout_seconds": 0.3, "failure_score": -1.0})
     rows = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
     # All 9 training prompts are in the one generation; the split by seed 0 leaves '7 +' among them, so 1 to
     # 3 completions (two candidates and the mean, equal ones scored once) meet it.

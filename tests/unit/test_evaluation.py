@@ -27,7 +27,7 @@ class Length:
     """Scores the length in characters; None for a text that begins with the letter n."""
 
     def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
-        return Scores(np.array([float(len(text)) for text in texts]), timeouts=0, crashes=0, seconds=0.0)
+        return Scores(np.array([float(len(text)) for text in texts]))
 
 
 class Right:
@@ -35,17 +35,17 @@ class Right:
 
     def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
         values = np.array([np.nan if text == "" else float(text == "right") for text in texts])
-        return Scores(values, timeouts=0, crashes=0, seconds=0.0)
+        return Scores(values)
 
 
 class Varied(FakeEngine):
     """Sample s of example p says what the table says: "right", "wrong" or nothing."""
 
     def __init__(self, table: Sequence[Sequence[str]]) -> None:
-        super().__init__(lambda theta_D, example: "")
+        super().__init__(lambda theta_D, example: "", dim=1)
         self.table = table
 
-    def generate(self, population: Population, examples_NP: Any, sampling: Sampling) -> Rollouts:
+    def generate(self, population: Population, prompts_NP: Any, sampling: Sampling) -> Rollouts:
         text_NPS = np.array([[row[: sampling.samples_per_prompt] for row in self.table]], dtype=object)
         token_ids_NPS = np.empty(text_NPS.shape, dtype=object)
         for place, text in np.ndenumerate(text_NPS):
@@ -55,10 +55,12 @@ class Varied(FakeEngine):
 
 def judged(examples: Sequence[Example] = EXAMPLES, engine: Any = None, **given: Any) -> Evaluation:
     options = EvaluationConfig(**{"decoding": ["greedy"], **given.pop("options", {})})
+    engine = engine or FakeEngine(lambda theta_D, example: TEXTS[example.id], dim=1)
+    engine.add_prompts(examples)
     return evaluate(
-        engine or FakeEngine(lambda theta_D, example: TEXTS[example.id]),
+        engine,
         given.pop("scorer", Length()),
-        np.zeros(1),
+        Population.of_mean(),
         examples,
         **{"metric": "reward", "options": options, "max_new_tokens": 30, "seed": 5, **given},
     )
@@ -66,7 +68,9 @@ def judged(examples: Sequence[Example] = EXAMPLES, engine: Any = None, **given: 
 
 def test_rouge_is_the_mean_over_the_examples_that_have_a_reference() -> None:
     bare = [Example("d", "prompt d"), Example("c", "prompt c", completion="¿¡")]
-    found = judged([*EXAMPLES[:3], *bare], engine=FakeEngine(lambda theta_D, example: TEXTS[example.id]))
+    found = judged(
+        [*EXAMPLES[:3], *bare], engine=FakeEngine(lambda theta_D, example: TEXTS[example.id], dim=1)
+    )
     expected = [rouge("the cat sat", TEXTS[name]) for name in "abc"]
     for name in ("rouge1", "rouge2", "rougeL"):
         value_P = np.array([one[name] for one in expected])
@@ -133,7 +137,7 @@ def test_pass_at_k_and_the_means_over_samples_are_those_of_the_table() -> None:
     assert metrics["pass@4_sampled"] == pytest.approx((1 + 0 + 1) / 3), "prompts with too few are left out"
     assert metrics["pass@2_sampled_low"] <= metrics["pass@2_sampled"] <= metrics["pass@2_sampled_high"]
     assert metrics["empty_sampled"] == pytest.approx(2 / 16)
-    assert "pass@1_greedy" not in metrics and found.num_completions == 4 + 16
+    assert "pass@1_greedy" not in metrics and found.cost.completions == 4 + 16
     rows = [row for row in found.samples if row["decoding"] == "sampled"]
     assert [(row["id"], row["sample"]) for row in rows[:5]] == [*((name, 0) for name in "abcd"), ("a", 1)]
     assert rows[1]["score"] == 0.0 and rows[7]["score"] is None

@@ -266,7 +266,7 @@ def test_an_interrupted_command_ends_at_once_and_goes_on_where_it_stopped(
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - interrupted < 5, errors
     assert "Judge gpt-x: 20 calls, about" in output and "Traceback" not in errors
-    assert "Interrupted after 7 verdicts. The same command goes on from there." in errors
+    assert "Interrupted after 7 verdicts. The same command resumes from there." in errors
     process = start(server, path, "--out", str(tmp_path / "out"))
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and len(server.bodies) == 9 + 13, errors

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from evolign.errors import ConfigError
+from evolign.rewards.named import arithmetic_answer
 from evolign.rewards.scoring import Scorer
 from evolign.runs.provenance import data_fingerprint
-from evolign.tasks.arithmetic import Arithmetic, arithmetic_answer
+from evolign.tasks.arithmetic import Arithmetic
 from evolign.tasks.rows import Rows
 from evolign.tasks.summaries import Summaries
 from evolign.types import Example

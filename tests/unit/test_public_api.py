@@ -1,12 +1,16 @@
 """What `import evolign` offers, and that every registered name leads somewhere."""
 
+import ast
 import inspect
 import pkgutil
+from importlib.metadata import version
+from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
 import evolign
+from evolign import errors
 from evolign.commands.run import METHODS
 from evolign.engines import ENGINES
 from evolign.evolution.fitness import FITNESS
@@ -15,17 +19,27 @@ from evolign.rewards import REWARDS
 from evolign.strategies import STRATEGIES
 from evolign.tasks import TASKS
 
-PUBLIC = {
-    "Config", "Result", "evaluate", "check", "compare", "evolve", "export", "judge", "load_config",
-    "quickstart", "registries", "resume", "run",
+ERRORS = {
+    "ConfigError", "EngineError", "EvolignError", "JudgeError", "RewardError", "RunError", "UnreachableError",
 }  # fmt: skip
+PROTOCOLS = {"Engine", "Fitness", "Judge", "Progress", "SearchSpace", "Strategy", "Task"}
+VALUES = {
+    "Abilities", "Comparison", "Config", "Cost", "Evaluation", "Example", "Finding", "Judged", "Judgement",
+    "Jump", "Population", "Result", "Rollouts", "Sampling", "Step",
+}  # fmt: skip
+CALLS = {
+    "check", "compare", "evaluate", "evolve", "export", "judge", "load_config", "quickstart", "registries",
+    "resume", "run",
+}  # fmt: skip
+PUBLIC = ERRORS | PROTOCOLS | VALUES | CALLS | {"FakeEngine", "Mean"}
 """The promise to users: a change of this set is a change of the interface and belongs in the changelog."""
 BY_NAME = {"methods": METHODS, "tasks": TASKS, "rewards": REWARDS, "spaces": SPACES, "engines": ENGINES}
 
 
 def test_the_public_names_are_the_promised_ones() -> None:
-    assert set(evolign.__all__) == PUBLIC
-    assert dir(evolign) == sorted(PUBLIC)
+    assert set(evolign.__all__) == PUBLIC | {"__version__"}
+    assert dir(evolign) == sorted(evolign.__all__)
+    assert set(evolign._NAMES) == PUBLIC
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
@@ -33,6 +47,31 @@ def test_every_public_name_is_importable_and_documented(name: str) -> None:
     found = getattr(evolign, name)
     assert inspect.isclass(found) or inspect.isfunction(found)
     assert inspect.getdoc(found)
+
+
+def test_editors_see_the_names_that_are_imported_lazily() -> None:
+    """The TYPE_CHECKING block of the package names what the table of lazy names leads to."""
+    tree = ast.parse(Path(evolign.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == evolign._NAMES
+
+
+def test_the_package_is_typed_and_says_its_version() -> None:
+    assert (Path(evolign.__file__).parent / "py.typed").is_file()
+    assert evolign.__version__ == version("evolign")
+
+
+def test_every_error_is_public_and_descends_from_one() -> None:
+    for name in ERRORS:
+        assert issubclass(getattr(evolign, name), evolign.EvolignError)
+    defined = {name for name, made in vars(errors).items() if isinstance(made, type)}
+    assert {name for name in defined if name.endswith("Error")} == ERRORS
 
 
 def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
@@ -45,7 +84,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         evolign.evolv  # noqa: B018
     namespace: dict[str, object] = {}
     exec("from evolign import *", namespace)
-    assert set(namespace) - {"__builtins__"} == PUBLIC
+    assert set(namespace) - {"__builtins__"} == PUBLIC | {"__version__"}
 
 
 @pytest.mark.parametrize(

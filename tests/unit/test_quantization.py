@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_calls import generate
 from peft import PeftModel
 
 from evolign.commands.check import check
@@ -36,7 +37,7 @@ def quantised(folder: str | Path, kind: str | None, dtype: str = "float32") -> B
 
 def greedy(model: torch.nn.Module, base: BaseModel, prompt: str) -> tuple[int, ...]:
     """By whole forward passes, without a cache: the plainest reference."""
-    ids = base.encode(prompt)
+    ids = base.encoder.encode(prompt)
     new: list[int] = []
     with torch.no_grad():
         while len(new) < SAMPLING.max_new_tokens and (not new or new[-1] not in base.eos_token_ids):
@@ -61,7 +62,7 @@ def test_int8_takes_a_quarter_and_int4_an_eighth_and_check_foretells_it(kind: st
 def test_quantised_weights_are_near_the_original_ones(kind: str) -> None:
     """Against int4 read with wrong scales, as bitsandbytes does on a CPU where 64 does not divide a width."""
     plain, small = quantised("embedded:arithmetic", None), quantised("embedded:arithmetic", kind)
-    ids = torch.tensor([plain.encode("12+34=")])
+    ids = torch.tensor([plain.encoder.encode("12+34=")])
     with torch.no_grad():
         expected, found = plain.model(ids).logits, small.model(ids).logits
     error = float((found - expected).norm() / expected.norm())
@@ -84,7 +85,7 @@ def test_a_candidate_generates_what_its_adapter_does_in_peft_on_the_same_quantis
     )
     theta_ND = np.random.default_rng(0).normal(0, 0.3, (2, policy.space.dim))
     with build_engine(TransformersConfig(), policy) as engine:
-        tokens = engine.generate(Population(theta_ND), [ROWS] * 2, SAMPLING).token_ids_NPS
+        tokens = generate(engine, Population(theta_ND), [ROWS] * 2, SAMPLING).token_ids_NPS
     assert model_fingerprint(base.model) == before, "the base model is frozen"
     references = []
     for number, theta_D in enumerate(theta_ND):

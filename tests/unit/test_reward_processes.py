@@ -62,7 +62,7 @@ def test_a_hanging_completion_alone_times_out(reward_file: Callable[[str], str],
     reward = reward_file(f"if 'aaaaa' in completions:\n    {hang}\nreturn [1] * len(prompts)")
     scores = score(reward, timeout_seconds=0.6, chunk_size=4, failure_score=-1.0)
     assert scores.values.tolist() == [1] * 5 + [-1] + [1] * 18
-    assert (scores.timeouts, scores.crashes) == (1, 0)
+    assert (scores.cost.timeouts, scores.cost.crashes) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_completion_that_kills_its_worker_alone_counts_as_a_crash(
     reward = reward_file(f"if 'aaaaa' in completions:\n    {death}\nreturn [1] * len(prompts)")
     scores = score(reward)
     assert scores.values.tolist() == [1] * 5 + [0] + [1] * 18
-    assert (scores.timeouts, scores.crashes) == (0, 1)
+    assert (scores.cost.timeouts, scores.cost.crashes) == (0, 1)
     assert scores.seconds < 10  # nobody waited for the timeout
 
 
@@ -93,7 +93,7 @@ def test_a_worker_that_dies_between_two_calls_is_replaced_and_nobody_blamed() ->
         os.kill(first, signal.SIGKILL)
         assert gone(first)
         second = scorer.score(EXAMPLES[:1], ["x"])
-    assert second.values[0] != first and second.crashes == 0
+    assert second.values[0] != first and second.cost.crashes == 0
 
 
 def test_a_reward_that_always_hangs_ends_within_the_promised_time() -> None:
@@ -105,7 +105,7 @@ def test_a_reward_that_always_hangs_ends_within_the_promised_time() -> None:
     with Scorer(hangs, workers=20, timeout_seconds=0.05, chunk_size=2) as scorer:
         scores = scorer.score([EXAMPLES[0]] * 130, texts)
     # 65 calls fail, then 64 halves: nothing more is tried, and every completion of a chunk counts.
-    assert scores.timeouts == 130 and (scores.values == 0).all()
+    assert scores.cost.timeouts == 130 and (scores.values == 0).all()
     assert scores.seconds < 40  # 129 calls * 0.05 s / 20 workers, and 129 starts of a process
 
 
@@ -117,7 +117,7 @@ def test_a_slow_reward_is_no_failing_one_and_later_calls_are_smaller() -> None:
     texts = ["x" * i for i in range(1, 141)]
     with Scorer(slow, workers=20, timeout_seconds=0.45, chunk_size=4) as scorer:
         scores = scorer.score([EXAMPLES[0]] * 140, texts)
-        assert (scores.values == range(1, 141)).all() and scores.timeouts == 0
+        assert (scores.values == range(1, 141)).all() and scores.cost.timeouts == 0
         assert scorer.chunk_size == 2
         again = scorer.score([EXAMPLES[0]] * 140, texts)
     assert (again.values == range(1, 141)).all() and again.seconds < scores.seconds

@@ -50,7 +50,7 @@ def test_values_come_back_in_order_for_any_number_of_workers_and_any_chunk_size(
         scores = score(length, workers=workers, chunk_size=chunk_size)
         assert scores.values.dtype == np.float64
         assert scores.values.tolist() == list(range(24))
-        assert (scores.timeouts, scores.crashes) == (0, 0)
+        assert (scores.cost.timeouts, scores.cost.crashes) == (0, 0)
 
 
 def test_a_reward_gets_the_columns_and_what_trl_passes() -> None:

@@ -1,5 +1,6 @@
 """The run directory survives whatever happens: kills, full disks, broken files, two processes at once."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evolign.config.recipe import dump, parse
 from evolign.errors import RunError
-from evolign.runs.directory import GROWING, KEPT_CHECKPOINTS, RunDir, read_rows
+from evolign.runs.directory import GROWING, KEPT_CHECKPOINTS, RunDir, read_config, read_rows
 
 ARRAYS = {"mean": np.arange(5.0), "count": np.array(3)}
 DEV_FULL = Path("/dev/full")
@@ -329,3 +331,39 @@ def test_the_adapter_is_copied_out_or_it_is_told_why_not(run: RunDir, tmp_path: 
     assert (tmp_path / "out" / "weights").read_text() == "w"
     with pytest.raises(RunError, match="cannot copy"):
         run.copy_weights(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("format", "sentence"),
+    [
+        (None, "has no format number that this version knows .*use the version that wrote it"),
+        (2, "was written by a newer version of evolign .format 2; this version reads format 1"),
+        ("1", "has no format number that this version knows .format '1'"),
+    ],
+)
+def test_a_run_of_another_version_is_refused_in_a_sentence(
+    tmp_path: Path, format: Any, sentence: str
+) -> None:
+    config = json.loads(dump(parse({})))
+    assert read_config_of(tmp_path, config) == parse({})
+    changed = {name: value for name, value in config.items() if name != "format"}
+    with pytest.raises(RunError, match=sentence):
+        read_config_of(tmp_path, changed if format is None else changed | {"format": format})
+
+
+def read_config_of(path: Path, tree: dict[str, Any]) -> Any:
+    (path / "config.json").write_text(json.dumps(tree))
+    return read_config(path)
+
+
+@pytest.mark.parametrize(("format", "sentence"), [(None, "no format number"), (2, "newer version")])
+def test_a_checkpoint_of_another_version_is_refused_and_left_alone(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, format: Any, sentence: str
+) -> None:
+    monkeypatch.setattr("evolign.runs.directory.FORMAT", format)
+    step(run, 3)
+    monkeypatch.undo()
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=sentence):
+        run.restore()
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before

@@ -19,7 +19,7 @@ from evolign.cli.show import print_comparison, print_metrics, print_result, run_
 from evolign.errors import EvolignError
 
 app = typer.Typer(
-    help="Align language models by evolution: forward passes alone, an ordinary PEFT adapter out.",
+    help="Align language models with evolution strategies: only forward passes, an ordinary PEFT adapter.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -79,7 +79,7 @@ def run(
 
 @app.command()
 def resume(run_dir: Annotated[Path, typer.Argument(help="A run that was interrupted.")]) -> None:
-    """Go on with an interrupted run, bit for bit where it stopped."""
+    """Resume an interrupted run, bit for bit where it stopped."""
     from evolign.commands.run import resume
 
     with interruptible(run_dir):
@@ -113,7 +113,7 @@ def evaluate(
     if judge is not None:
         from evolign.judging.contest import build_judge
 
-        referee = build_judge(judge, url=judge_url)  # whatever is wrong with it is told before the work
+        referee = build_judge(judge, url=judge_url)  # fail early if the judge cannot be built
     settings: dict[str, Any] = {"task": task, "split": split, "overrides": overrides or []}
     found = evaluate(target, **settings, out=out)
     print_metrics({"score": found.metrics}, all_of_them=True)
@@ -208,7 +208,7 @@ def check(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, or the config.json of a run.")],
     overrides: Overrides = None,
 ) -> None:
-    """Prove a recipe before spending on it: settings, data, reward, model, memory."""
+    """Check a recipe before spending on it: settings, data, reward, model, memory."""
     from evolign.commands.check import check
     from evolign.config.recipe import load
 
@@ -245,13 +245,11 @@ def main() -> None:
 
 @contextmanager
 def interruptible(path: Path) -> Iterator[None]:
-    """Answer Ctrl-C with where the run stands and how to go on."""
+    """Answer Ctrl-C with where the run stands and how to resume it."""
     try:
         yield
     except KeyboardInterrupt:
         started = (path / "config.json").is_file()
-        next_step = (
-            f"Go on where it stopped with: evolign resume {path}" if started else "Nothing was written."
-        )
+        next_step = f"Resume it with: evolign resume {path}" if started else "Nothing was written."
         typer.echo(f"\nInterrupted. {next_step}", err=True)
         raise typer.Exit(130) from None

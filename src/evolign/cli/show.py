@@ -69,7 +69,7 @@ def run_judge(rows: Any, against: Any, *, by: Any, out: Path | None, yes: bool, 
     def before(estimate: Any) -> None:
         typer.echo(f"Judge {by.name}: {estimate}.")
         if not yes and sys.stdin.isatty():
-            typer.confirm("Go on?", default=True, abort=True)
+            typer.confirm("Continue?", default=True, abort=True)
         bar.start()
 
     quiet = not sys.stdout.isatty()
@@ -86,7 +86,7 @@ def run_judge(rows: Any, against: Any, *, by: Any, out: Path | None, yes: bool, 
         found = judge(rows, against, by=by, out=out, before=before, progress=progress, **named)
     except KeyboardInterrupt:
         bar.stop()
-        typer.echo(f"\nInterrupted after {done} verdicts. The same command goes on from there.", err=True)
+        typer.echo(f"\nInterrupted after {done} verdicts. The same command resumes from there.", err=True)
         raise typer.Exit(130) from None
     finally:
         bar.stop()

@@ -1,4 +1,4 @@
-"""`evolign check`: prove a recipe before spending on it, offline as far as that goes."""
+"""`evolign check`: check a recipe before spending on it, offline where possible."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from evolign.errors import ConfigError, EvolignError, UnreachableError
 from evolign.rewards.check import check_reward
 from evolign.rewards.scoring import Scorer
 from evolign.tasks import build_task
-from evolign.tasks.base import Task, check_splits
+from evolign.tasks.base import Task, check_splits, examples
 
 UNKNOWN_PROMPT = 512
 """Tokens assumed of a prompt where the data could not be read."""
@@ -94,9 +94,10 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
         ) from error
     model.generation_config.eos_token_id = architecture.get_text_config().eos_token_id
     base = BaseModel(model, tokenizer, config.model.name)
-    prompts = [*task.train, *task.validation, *task.test] if task else []
-    encoded = base.encode_prompts(prompts, config.sampling.max_new_tokens)
-    longest = max(map(len, encoded.values()), default=UNKNOWN_PROMPT)
+    names = [row.id for row in examples(task)] if task else []
+    base.prompts.add(examples(task) if task else [])
+    base.prompts.check_room(names, config.sampling.max_new_tokens)
+    longest = max((len(base.prompts[name]) for name in names), default=UNKNOWN_PROMPT)
     row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
     weights, kind = weight_bytes(model), str(model.dtype)
     if config.model.quantization is not None:

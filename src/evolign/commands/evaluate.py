@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evolign.config import Config
-from evolign.config.recipe import apply_override, load, parse
+from evolign.config.recipe import apply_override, parse
 from evolign.errors import ConfigError, RunError
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
 from evolign.rewards.scoring import Scorer
+from evolign.runs.directory import read_config
 from evolign.tasks import build_task
+from evolign.types import Population
 
-NO_THETA = np.zeros(0)
 SPLITS = ("train", "validation", "test")
 
 
@@ -37,7 +36,6 @@ def evaluate(
     from evolign.engines import build_engine
     from evolign.policy.base_model import load_base_model
     from evolign.policy.policy import fixed_policy
-    from evolign.policy.threads import cpu_threads
 
     if out is not None and out.is_dir():
         raise ConfigError(f"--out {str(out)!r} is a folder; name a .jsonl file")
@@ -47,17 +45,16 @@ def evaluate(
     if split not in SPLITS:
         raise ConfigError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
     data = build_task(config.task)
-    examples = getattr(data, split)
-    if not examples:
+    rows = getattr(data, split)
+    if not rows:
         raise ConfigError(f"the task has no {split} rows; use another --split or set task.{split}")
     base = load_base_model(config.model)
     policy = fixed_policy(base, config.adapter.path if config.adapter else None)
     with (
-        cpu_threads(base.model, config.engine.threads),
-        build_engine(config.engine, policy) as engine,
+        build_engine(config.engine, policy, rows) as engine,
         Scorer(data.reward, **config.scoring.model_dump()) as scorer,
     ):
-        found = evaluate_split(config, data, split, engine, scorer, NO_THETA, detailed=True)
+        found = evaluate_split(config, data, split, engine, scorer, Population.of_mean(), detailed=True)
     if out is not None:
         out.write_text("".join(json.dumps(sample) + "\n" for sample in found.samples))
     return found
@@ -110,7 +107,7 @@ def _run_tree(run: Path) -> dict[str, Any]:
     weights = _weights(run)
     if weights is None:
         raise RunError(f"{str(run)!r} is a run that is not finished; first `evolign resume {run}`")
-    config = load(run / "config.json")
+    config = read_config(run)
     if config.method == "reward_model":
         raise ConfigError(
             f"{str(run)!r} is a reward model, which judges completions and writes none; its accuracy is in "

@@ -7,11 +7,12 @@ from typing import Any
 
 from evolign.commands.run import Result, resume, run
 from evolign.config import Config
-from evolign.config.recipe import load, parse
+from evolign.config.recipe import parse
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
 from evolign.policy.base_model import BaseModel
 from evolign.policy.restoring import given_back
+from evolign.runs.directory import read_config
 from evolign.runs.progress import Progress
 from evolign.tasks.rows import Rows
 
@@ -85,14 +86,14 @@ def _continues(out: Path, config: Config) -> bool:
     """Whether `out` holds an unfinished run of `config`. Raises RunError for any other run."""
     if not (out / "config.json").is_file():
         return False
-    if load(out / "config.json") != config:
+    if read_config(out) != config:
         raise RunError(
-            f"{str(out)!r} holds a run of other settings; give another `out`, or go on with that one by "
+            f"{str(out)!r} holds a run of other settings; give another `out`, or resume that one with "
             "evolign.resume"
         )
     if (out / "result.json").is_file():
         raise RunError(
-            f"{str(out)!r} holds a finished run, and whether it judged by this reward cannot be told; "
+            f"{str(out)!r} holds a finished run, and whether it judged by this reward is not known; "
             "load its adapter folder, or give another `out`"
         )
     return True

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from evolign.config.recipe import load
 from evolign.errors import RunError
-from evolign.runs.directory import RunDir
+from evolign.runs.directory import RunDir, read_config
 
 
 def export(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
@@ -24,7 +23,7 @@ def export(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
         if not run_dir.finished:
             raise RunError(f"{str(path)!r} is not finished; first `evolign resume {path}`")
         if merge and run_dir.adapter.is_dir():
-            model = load(path / "config.json").model.model_copy(update={"quantization": None})
+            model = read_config(path).model.model_copy(update={"quantization": None})
             merge_into(load_base_model(model), run_dir.adapter, out)
         else:
             run_dir.copy_weights(out)

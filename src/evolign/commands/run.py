@@ -5,16 +5,16 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from evolign.config import Config, EvolutionConfig, GrpoConfig
-from evolign.config.recipe import dump, load
+from evolign.config import Config
+from evolign.config.recipe import dump
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
-from evolign.evolution.prompts import check_batch
-from evolign.runs.directory import RunDir, check_new
+from evolign.runs.directory import RunDir, check_new, read_config
 from evolign.runs.progress import Progress, Terminal
 from evolign.runs.provenance import data_fingerprint, provenance
 from evolign.tasks import build_task
-from evolign.tasks.base import Task, check_splits
+from evolign.tasks.base import Task, check_splits, examples
+from evolign.tasks.needs import check_needs
 
 if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
@@ -84,14 +84,14 @@ def resume(
     base: "BaseModel | None" = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Go on with the run in `path` from its newest checkpoint; a finished one is returned as it is."""
+    """Resume the run in `path` from its newest checkpoint; a finished one is returned as it is."""
     with RunDir.open(path) as run_dir:
-        config = load(run_dir.path / "config.json")
+        config = read_config(run_dir.path)
         if run_dir.finished:
             return Result(run_dir.path, run_dir.read_json("result.json"))
         if task is None and config.task.name == "rows" and config.task.train == LIVE_ROWS:
             raise RunError(
-                f"the run in {str(path)!r} was started from Python with rows in memory; go on with it by the "
+                f"the run in {str(path)!r} was started from Python with rows in memory; resume it with the "
                 "same call of evolign.evolve"
             )
         task, base = _load(config, task, base)
@@ -99,23 +99,11 @@ def resume(
 
 
 def check_rows(config: Config, task: Task) -> None:
-    """Raise ConfigError if the task has not got the rows that the method learns from or is judged on."""
+    """Raise ConfigError if the task lacks rows that the method needs, or that evaluation needs."""
     from evolign.evaluation.evaluate import check_options
-    from evolign.trainers.dataset import pairs, solved_rows
 
     check_options(config.evaluation, task.metric, task.validation)
-    if isinstance(config, EvolutionConfig):
-        check_batch(config, task)
-    elif config.method in ("dpo", "reward_model"):
-        pairs(task.train, config.method)
-    elif isinstance(config, GrpoConfig):
-        if len(task.train) < config.training.batch_size:  # TRL drops a batch that is not full
-            raise ConfigError(
-                f"training.batch_size = {config.training.batch_size} prompts per step, but the task has "
-                f"{len(task.train)} training prompts; use at most so many"
-            )
-    elif config.method != "ppo":
-        solved_rows(task, config.method)
+    check_needs(config.needs, task, config.method)
 
 
 def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[Task, "BaseModel"]:
@@ -126,8 +114,8 @@ def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[
     check_splits(task)
     check_rows(config, task)
     base = base or load_base_model(config.model)
-    prompts = (*task.train, *task.validation, *task.test)
-    base.encode_prompts(prompts, config.sampling.max_new_tokens)
+    base.prompts.add(rows := examples(task))
+    base.prompts.check_room((row.id for row in rows), config.sampling.max_new_tokens)
     return task, base
 
 

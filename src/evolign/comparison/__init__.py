@@ -1,8 +1,8 @@
 """`evolign compare`: any set of run directories side by side, in one HTML page and a Markdown file."""
 
-import os
 from pathlib import Path
 
+from evolign import disk
 from evolign.comparison.loading import Runs
 from evolign.comparison.markdown import markdown as as_markdown
 from evolign.comparison.page import page
@@ -23,7 +23,7 @@ def compare(
         evolign.compare(["runs/essa-0", "runs/essa-1", "runs/grpo-*"], out="report.html")
         evolign.compare({"ESSA": ["runs/a", "runs/b"], "GRPO": "runs/grpo-*"}, markdown="report.md")
 
-    Runs that differ in the seed alone are one entry; a label (`LABEL=PATH`, or a mapping's key) makes its
+    Runs that differ only in the seed are one entry; a label (`LABEL=PATH`, or a mapping's key) makes its
     runs one entry. `metric` is that of the curves, for example "accuracy_sampled" (default: the one that most
     runs were selected by); `target` is a value of it (default: 95 % of the best entry's last validation, mean
     over seeds). None as `out` writes no page. The run directories are only read.
@@ -45,9 +45,7 @@ def compare(
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        disk.write(path, text)
     except OSError as error:
         raise RunError(f"cannot write the report {str(path)!r}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Entries: runs whose configurations differ in the seed alone, and the labels that tell entries apart."""
+"""Entries: runs whose configurations differ only in the seed, and the labels that tell entries apart."""
 
 import json
 from collections import Counter

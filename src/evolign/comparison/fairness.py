@@ -27,7 +27,7 @@ class Notice:
 
 def notices(entries: Sequence[Entry], metric: str) -> list[Notice]:
     """Everything that a reader must know before comparing the figures of `entries`."""
-    found = [
+    return [
         *_differing(entries, "The task", lambda run: run.result.get("task"), "metrics"),
         *_differing(entries, "The split", lambda run: run.result.get("split"), "metrics"),
         *_differing(
@@ -44,7 +44,6 @@ def notices(entries: Sequence[Entry], metric: str) -> list[Notice]:
         *_starts(entries, metric),
         *_seeds(entries),
     ]
-    return found
 
 
 def hardware(run: Run) -> str | None:

@@ -36,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker of an entry's shape, with what a pointer that rests on it is told."""
+    """A marker of an entry's shape, with the text that a pointer on it shows."""
 
     x: float
     y: float
@@ -193,7 +193,8 @@ def _line(
     lower = [(x(point.x), y(point.low)) for point in mean]
     if len(mean) > 1:
         line.band = f"{stairs(upper)} L{_reversed_stairs(lower)} Z"
-    shown = [*mean[: -1 : -(-len(mean) // MARKS)], *mean[-1:]]
+    every = max(1, -(-len(mean) // MARKS))  # no mean where the seeds have no cost in common
+    shown = [*mean[:-1:every], *mean[-1:]]
     line.marks = [
         Mark(
             x(point.x),

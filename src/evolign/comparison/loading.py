@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evolign.errors import RunError
-from evolign.runs.directory import read_rows
+from evolign.runs.directory import check_format, read_rows
 
 Runs = Iterable[str | Path] | Mapping[str, str | Path | Sequence[str | Path]]
 """Run directories; `LABEL=PATH` or a mapping from labels names the entries."""
@@ -133,9 +133,12 @@ def _read_run(path: Path, label: str | None) -> Run:
         raise RunError("it is a file; name its run directory")
     if not (path / "config.json").is_file():
         raise RunError("it is not a run directory: it holds no config.json")
+    config = _object(path / "config.json")
+    if "format" in config:  # runs of version 0.1 and of other programs have none
+        check_format(config["format"], path / "config.json")
     rows = _rows(path / "metrics.jsonl")
     if not (path / "result.json").is_file():
-        raise RunError(f"it is not finished ({_progress(rows)}); go on with `evolign resume {path}`")
+        raise RunError(f"it is not finished ({_progress(rows)}); resume it with `evolign resume {path}`")
     result = _object(path / "result.json")
     final = result.get("final")
     if not isinstance(final, dict) or all(number(value) is None for value in final.values()):
@@ -144,7 +147,7 @@ def _read_run(path: Path, label: str | None) -> Run:
     return Run(
         path,
         label,
-        _object(path / "config.json"),
+        config,
         result,
         _object(provenance) if provenance.is_file() else {},
         rows,

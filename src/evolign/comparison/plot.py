@@ -1,4 +1,4 @@
-"""The picture of a run, from its metrics.jsonl alone: accuracy and reward against completions."""
+"""The picture of a run, from its metrics.jsonl only: accuracy and reward against completions."""
 
 from pathlib import Path
 from typing import Any

@@ -11,8 +11,15 @@ from evolign.config.evolution import (
     LikelihoodConfig,
     LoopConfig,
     RewardFitnessConfig,
+    SpaceConfig,
 )
-from evolign.config.inference import EvaluationConfig, LengthConfig, SamplingConfig, TransformersConfig
+from evolign.config.inference import (
+    EngineConfig,
+    EvaluationConfig,
+    LengthConfig,
+    SamplingConfig,
+    TransformersConfig,
+)
 from evolign.config.policy import (
     AdapterConfig,
     LoraSpaceConfig,
@@ -81,6 +88,7 @@ __all__ = [
     "DollyConfig",
     "DpoConfig",
     "DpoObjectiveConfig",
+    "EngineConfig",
     "EsoConfig",
     "EvaluationConfig",
     "EvolutionConfig",
@@ -113,6 +121,7 @@ __all__ = [
     "SftConfig",
     "SingularValuesConfig",
     "SnesConfig",
+    "SpaceConfig",
     "StrategyConfig",
     "SummariesConfig",
     "TaskConfig",

@@ -1,10 +1,11 @@
 """The configuration of ESSA: fitness, calibration, the loop, and how they fit together."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from evolign.config.inference import SamplingConfig
+from evolign.config.needs import Needs
 from evolign.config.policy import AdapterConfig, LoraSpaceConfig, SingularValuesConfig, check_alpha
 from evolign.config.run import Config
 from evolign.config.section import Positive, Section
@@ -15,12 +16,14 @@ class RewardFitnessConfig(Section):
     """ESSA's fitness: the mean reward of the candidate's own completions."""
 
     name: Literal["reward"] = "reward"
+    measures_steps: ClassVar[bool] = False
 
 
 class LikelihoodConfig(Section):
     """Fitness from one set of completions that all candidates read: advantage times likelihood ratio."""
 
     name: Literal["likelihood"] = "likelihood"
+    measures_steps: ClassVar[bool] = True
     steps: Positive = 8
     """Strategy steps, each with fresh candidates, per batch of completions."""
     divergence: Annotated[float, Field(gt=0)] = 0.005
@@ -59,9 +62,9 @@ class LoopConfig(Section):
     """shared: all candidates see the same prompts; per_candidate: each draws its own, as the
     paper's Algorithm 1 reads literally. Under likelihood fitness every pair then reads one prompt."""
     max_completions: Positive | None = None
-    """Stop after so many completions of the search."""
+    """Stop after this number of completions of the search."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Stop after so many minutes of the search."""
+    """Stop after this number of minutes of the search."""
     target: float | None = None
     """Stop when the validation metric reaches this."""
 
@@ -83,6 +86,12 @@ class EvolutionConfig(Config):
     calibration: CalibrationConfig = CalibrationConfig()
     evolution: LoopConfig = LoopConfig()
 
+    @property
+    def needs(self) -> Needs:
+        """See `Config.needs`."""
+        size = self.evolution.prompts_per_generation
+        return Needs("prompts", size, "evolution.prompts_per_generation")
+
     @model_validator(mode="after")
     def _something_can_move(self) -> "EvolutionConfig":
         if self.space.name == "singular_values":
@@ -91,18 +100,17 @@ class EvolutionConfig(Config):
 
     @model_validator(mode="after")
     def _subspaces_need_a_strategy_for_them(self) -> "EvolutionConfig":
-        if self.space.name == "lora" and self.strategy.name != "openai_es":
+        if self.space.in_subspaces and not self.strategy.follows_subspaces:
             raise ValueError(
                 f"strategy.name = {self.strategy.name!r} searches one space throughout, but "
-                "space.name = 'lora' is searched in another subspace at every step; use openai_es, or "
-                "space.name = singular_values"
+                f"space.name = {self.space.name!r} is searched in another subspace at every step; use "
+                "openai_es, or space.name = singular_values"
             )
         return self
 
     @model_validator(mode="after")
     def _a_trust_region_has_a_divergence(self) -> "EvolutionConfig":
-        optimizer = getattr(self.strategy, "optimizer", None)
-        if optimizer == "trust_region" and self.fitness.name != "likelihood":
+        if self.strategy.measures_steps and not self.fitness.measures_steps:
             raise ValueError(
                 f"strategy.optimizer = 'trust_region' sizes steps by likelihoods, which fitness.name = "
                 f"{self.fitness.name!r} does not read; use adam, or fitness.name = likelihood"
@@ -111,12 +119,18 @@ class EvolutionConfig(Config):
 
     @model_validator(mode="after")
     def _likelihood_has_something_to_compare(self) -> "EvolutionConfig":
-        if self.fitness.name != "likelihood":
+        if not isinstance(self.fitness, LikelihoodConfig):
             return self
-        if self.strategy.name == "random_search":
+        if not self.engine.abilities.reads:
             raise ValueError(
-                "strategy.name = 'random_search' compares fitness across generations, but fitness.name = "
-                "likelihood is relative to each generation's mean; use openai_es, snes or cma_es"
+                f"fitness.name = 'likelihood' reads completions, which engine.name = {self.engine.name!r} "
+                "cannot; use fitness.name = reward, or engine.name = transformers"
+            )
+        if self.strategy.compares_generations:
+            raise ValueError(
+                f"strategy.name = {self.strategy.name!r} compares fitness across generations, but "
+                "fitness.name = likelihood is relative to the mean of each generation; use openai_es, snes "
+                "or cma_es"
             )
         if self.sampling.samples_per_prompt < 2:
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from evolign.config.section import Auto, Positive, Section
+from evolign.types import Abilities
 
 
 class LengthConfig(Section):
@@ -35,6 +36,15 @@ class TransformersConfig(Section):
     threads: Positive | Auto = "auto"
     """CPU threads; auto: 1 for models under 50M parameters (more make them slower), else all
     cores."""
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine can do."""
+        return Abilities(exact=True, reads=True, live_weights=True)
+
+
+EngineConfig = TransformersConfig
+"""The engines that a recipe can name: with a second one, a union by `name` as `StrategyConfig` is."""
 
 
 class EvaluationConfig(Section):

@@ -1,6 +1,6 @@
 """The policy: base model, adapter, search space."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -69,6 +69,7 @@ class SingularValuesConfig(Section):
     """Search space of ESSA: additive offsets on the singular values of both LoRA factors."""
 
     name: Literal["singular_values"] = "singular_values"
+    in_subspaces: ClassVar[bool] = False
     alpha: Share = 1.0
     """Share of singular values per factor, largest first, that may move: floor(alpha * rank)."""
 
@@ -77,13 +78,22 @@ class LoraSpaceConfig(Section):
     """All entries of both LoRA factors, searched in a subspace of their own at every step."""
 
     name: Literal["lora"] = "lora"
+    in_subspaces: ClassVar[bool] = True
     terms: Positive = 4
     """Random directions of each factor in a subspace, beside its current singular values."""
 
 
+def values_that_move(alpha: float, rank: int) -> int:
+    """floor(alpha * rank), the number of singular values of a factor that may move.
+
+    The small addition makes 0.3 * 10 three, whatever its rounding.
+    """
+    return int(alpha * rank + 1e-9)
+
+
 def check_alpha(space: SingularValuesConfig, adapter: AdapterConfig) -> None:
     """Raise ValueError if `space` leaves none of a new adapter's singular values to move."""
-    if adapter.path is None and int(space.alpha * adapter.rank + 1e-9) == 0:
+    if adapter.path is None and values_that_move(space.alpha, adapter.rank) == 0:
         raise ValueError(
             f"space.alpha = {space.alpha} leaves none of adapter.rank = {adapter.rank} singular values to "
             f"move, since floor(alpha * rank) = 0; use at least {1 / adapter.rank:.3g}"

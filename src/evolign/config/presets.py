@@ -65,7 +65,7 @@ class SelfInstructConfig(InstructionConfig):
 
     name: Literal["self_instruct"] = "self_instruct"
     train: str | None = None
-    """Hub name, or a file with `instruction` and `instances`; null: the task is for evaluation alone."""
+    """Hub name, or a file with `instruction` and `instances`; null: the task is only for evaluation."""
     validation: str | None = None
     """File or hub data set; null: taken from `train`."""
     test: str | None = "yizhongw/self_instruct:human_eval@train"

@@ -1,13 +1,17 @@
 """What every run is made of, whatever its method."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evolign.config.inference import EvaluationConfig, LengthConfig, TransformersConfig
+from evolign.config.inference import EngineConfig, EvaluationConfig, LengthConfig, TransformersConfig
+from evolign.config.needs import Needs
 from evolign.config.policy import AdapterConfig, ModelConfig
 from evolign.config.section import Section
 from evolign.config.tasks import ArithmeticConfig, ScoringConfig, TaskConfig
+
+FORMAT: Literal[1] = 1
+"""Version of run directories and checkpoints. A run of another version is not read."""
 
 
 class Config(Section):
@@ -22,5 +26,12 @@ class Config(Section):
     task: TaskConfig = ArithmeticConfig()
     scoring: ScoringConfig = ScoringConfig()
     sampling: LengthConfig = LengthConfig()
-    engine: TransformersConfig = TransformersConfig()
+    engine: EngineConfig = TransformersConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    format: Literal[1] = FORMAT
+    """Version of run directories, written into config.json; a recipe may leave it out."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the method asks of a task."""
+        raise NotImplementedError

@@ -1,44 +1,59 @@
 """Evolution strategies."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from evolign.config.section import Auto, Section
 
 
-class CmaEsConfig(Section):
+class Traits(Section):
+    """What a strategy can do and asks for, by which it is matched with spaces and fitness."""
+
+    follows_subspaces: ClassVar[bool] = False
+    """It can search a space in another subspace at every step."""
+    compares_generations: ClassVar[bool] = False
+    """It compares the fitness of one generation with that of another."""
+
+    @property
+    def measures_steps(self) -> bool:
+        """It asks how far a step moves the policy."""
+        return False
+
+
+class CmaEsConfig(Traits):
     """CMA-ES (Hansen and Ostermeier 2001) by pycma."""
 
     name: Literal["cma_es"] = "cma_es"
     population: Annotated[int, Field(ge=3)] = 24
     """Candidates per generation."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
-    """Initial step size in units of singular values; auto: see `calibration`."""
+    """Initial step size in units of theta; auto: see `calibration`."""
     covariance: Literal["diagonal", "full"] = "diagonal"
     """full is the paper's; it learns no more within a run's length and costs O(D^2) memory."""
     active: bool = True
     """Negative weights for the worst candidates (Jastrebski and Arnold 2006)."""
 
 
-class SnesConfig(Section):
+class SnesConfig(Traits):
     """Separable natural evolution strategy (Schaul, Glasmachers and Schmidhuber 2011)."""
 
     name: Literal["snes"] = "snes"
     population: Annotated[int, Field(ge=2)] = 24
     """Candidates per generation."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
-    """Initial step size in units of singular values; auto: see `calibration`."""
+    """Initial step size in units of theta; auto: see `calibration`."""
     learning_rate_mean: Annotated[float, Field(gt=0)] = 1.0
     """Step along the natural gradient of the mean."""
     learning_rate_sigma: Annotated[float, Field(gt=0)] | None = None
     """Step along the natural gradient of the step sizes; null: (3 + ln D) / (5 sqrt(D))."""
 
 
-class OpenAiEsConfig(Section):
+class OpenAiEsConfig(Traits):
     """NES with isotropic noise: the mean-subtracted estimate of the ESO paper, equations 5 to 7."""
 
     name: Literal["openai_es"] = "openai_es"
+    follows_subspaces: ClassVar[bool] = True
     population: Annotated[int, Field(ge=2)] = 24
     """Candidates per generation; even when antithetic."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
@@ -60,6 +75,11 @@ class OpenAiEsConfig(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the second moment."""
 
+    @property
+    def measures_steps(self) -> bool:
+        """See `Traits.measures_steps`."""
+        return self.optimizer == "trust_region"
+
     @model_validator(mode="after")
     def _pairs_need_an_even_population(self) -> "OpenAiEsConfig":
         if self.antithetic and self.population % 2:
@@ -71,10 +91,11 @@ class OpenAiEsConfig(Section):
         return self
 
 
-class RandomSearchConfig(Section):
+class RandomSearchConfig(Traits):
     """Random search around the warm start: the baseline that every strategy must beat."""
 
     name: Literal["random_search"] = "random_search"
+    compares_generations: ClassVar[bool] = True
     population: Annotated[int, Field(ge=2)] = 24
     """Candidates per generation."""
     sigma: Annotated[float, Field(gt=0)] | Auto = "auto"

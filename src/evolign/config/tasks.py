@@ -81,7 +81,7 @@ class RowsConfig(Section):
 
     name: Literal["rows"] = "rows"
     train: str | None = None
-    """File or hub data set to learn from; null: the task is for evaluation alone."""
+    """File or hub data set to learn from; null: the task is only for evaluation."""
     validation: str | None = None
     """File or hub data set that selects the exported policy; null: taken from `train`."""
     test: str | None = None

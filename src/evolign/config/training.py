@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from evolign.config.inference import SamplingConfig
+from evolign.config.needs import Needs
 from evolign.config.policy import SingularValuesConfig, TrainedAdapterConfig, check_alpha
 from evolign.config.run import Config
 from evolign.config.section import Auto, Positive, Section, Share
@@ -21,9 +22,9 @@ class TrainingConfig(Section):
     max_steps: Positive | None = None
     """Optimiser steps; overrides `epochs` when set."""
     max_completions: Positive | None = None
-    """Stop after so many completions sampled for training."""
+    """Stop after this number of completions sampled for training."""
     max_minutes: Above0 | None = None
-    """Stop after so many minutes of training."""
+    """Stop after this number of minutes of training."""
     target: float | None = None
     """Stop when the validation metric reaches this."""
     batch_size: Positive = 16
@@ -52,8 +53,13 @@ class GradientConfig(Config):
     adapter: TrainedAdapterConfig | None = TrainedAdapterConfig()
     """What is trained; null: all weights of the model."""
     space: SingularValuesConfig | None = None
-    """Of the adapter, train the singular values of its factors alone; null: train the factors."""
+    """Train only the singular values of the adapter's factors; null: train the factors."""
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def needs(self) -> Needs:
+        """What the method asks of a task."""
+        return Needs("solved")
 
     @property
     def rows_per_step(self) -> int:
@@ -69,6 +75,15 @@ class GradientConfig(Config):
             )
         if self.space is not None and self.adapter is not None:
             check_alpha(self.space, self.adapter)
+        return self
+
+    @model_validator(mode="after")
+    def _the_engine_follows_the_weights(self) -> "GradientConfig":
+        if not self.engine.abilities.live_weights:
+            raise ValueError(
+                f"engine.name = {self.engine.name!r} cannot sample from weights that a trainer changes; use "
+                "engine.name = transformers"
+            )
         return self
 
     @model_validator(mode="after")
@@ -181,6 +196,11 @@ class SampledConfig(GradientConfig):
     sampling: SamplingConfig = SamplingConfig()
 
     @property
+    def needs(self) -> Needs:
+        """See `GradientConfig.needs`."""
+        return Needs("prompts")
+
+    @property
     def rows_per_step(self) -> int:
         """See `GradientConfig.rows_per_step`."""
         return self.training.batch_size * self.sampling.samples_per_prompt
@@ -208,7 +228,7 @@ class PpoConfig(SampledConfig):
             raise ValueError(
                 f"objective.mini_batches = {self.objective.mini_batches}, but a batch has "
                 f"{self.rows_per_step} completions (training.batch_size * "
-                "sampling.samples_per_prompt); use at most so many"
+                "sampling.samples_per_prompt); use at most that many"
             )
         return self
 
@@ -228,6 +248,11 @@ class DpoConfig(GradientConfig):
     method: Literal["dpo"] = "dpo"
     """How to align: see `evolign list`."""
     objective: DpoObjectiveConfig = DpoObjectiveConfig()
+
+    @property
+    def needs(self) -> Needs:
+        """See `GradientConfig.needs`."""
+        return Needs("pairs")
 
 
 class GrpoObjectiveConfig(Section):
@@ -253,6 +278,11 @@ class GrpoConfig(SampledConfig):
     sampling: SamplingConfig = SamplingConfig(samples_per_prompt=8)
     objective: GrpoObjectiveConfig = GrpoObjectiveConfig()
 
+    @property
+    def needs(self) -> Needs:
+        """See `GradientConfig.needs`."""
+        return Needs("prompts", self.training.batch_size, "training.batch_size")
+
     @model_validator(mode="after")
     def _groups_have_something_to_compare(self) -> "GrpoConfig":
         if self.sampling.samples_per_prompt < 2:
@@ -268,6 +298,11 @@ class RewardModelConfig(GradientConfig):
 
     method: Literal["reward_model"] = "reward_model"
     """How to align: see `evolign list`."""
+
+    @property
+    def needs(self) -> Needs:
+        """See `GradientConfig.needs`."""
+        return Needs("pairs")
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> "RewardModelConfig":

@@ -1,28 +1,49 @@
-"""What the loop needs of an engine: vectors in, completions out."""
+"""What the loop needs of an engine: numbers in, completions out.
 
-from collections.abc import Sequence
+Everything that crosses this boundary is plain data that can be pickled: a population and a move are O(N K)
+numbers, prompts go by the id of their example, and the engine keeps the policy and its mean.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 
-from evolign.types import Example, Population, Rollouts, Sampling
+from evolign.errors import EngineError
+from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
 
 
 class Engine(Protocol):
     """Runs candidates by inference. A context manager, so that models and workers are let go."""
 
-    def generate(
-        self,
-        population: Population,
-        examples_NP: Sequence[Sequence[Example]],
-        sampling: Sampling,
-    ) -> Rollouts:
-        """Completions of every candidate on its own P prompts.
+    abilities: Abilities
+    """What this engine can do."""
 
-        The result depends on the candidate, the example and `sampling` alone: not on the order of
-        candidates or prompts, nor on how rows are batched. Raises ConfigError if a prompt does not
-        fit the model's context, EngineError if the device has no memory for a single row.
+    def add_prompts(self, examples: Iterable[Example]) -> None:
+        """Make prompts known: from now on they go by `Example.id`. Once per run, before they are used.
+
+        Raises ConfigError for a prompt without tokens.
+        """
+        ...
+
+    def move(self, move: Move) -> None:
+        """Follow a move of the mean. The population after it has a `version` that is higher by one."""
+        ...
+
+    def place(self, mean: Mapping[str, np.ndarray]) -> None:
+        """Set the mean, for example that of a checkpoint, from `Mean.state_dict()`."""
+        ...
+
+    def generate(
+        self, population: Population, prompts_NP: Sequence[Sequence[str]], sampling: Sampling
+    ) -> Rollouts:
+        """Completions of every candidate on its own P prompts, which are ids of examples.
+
+        Where `abilities.exact`, the result depends on the candidate, the prompt and `sampling` only: not on
+        the order of candidates or prompts, nor on how rows are batched. Raises ConfigError if a prompt does
+        not fit the model's context, EngineError for an unknown prompt, a population of another version, or
+        if the device has no memory for a single row.
         """
         ...
 
@@ -30,14 +51,15 @@ class Engine(Protocol):
         self,
         population: Population,
         candidates: Sequence[int],
-        examples: Sequence[Example],
+        prompts: Sequence[str],
         token_ids: Sequence[tuple[int, ...]],
         temperature: float = 1.0,
     ) -> np.ndarray:
-        """Log-probability of every token of the completion `token_ids[m]` of `examples[m]`, for M readings.
+        """Log-probability of every token of the completion `token_ids[m]` of `prompts[m]`, for M readings.
 
         Under the candidate `candidates[m]`, by one teacher-forced pass; logits are divided by `temperature`
-        as in sampling. Shape (M, T), zero beyond the end of a completion. Raises what `generate` raises.
+        as in sampling. Shape (M, T), zero beyond the end of a completion. Raises what `generate` raises, and
+        EngineError where not `abilities.reads`.
         """
         ...
 
@@ -49,3 +71,20 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def check_version(population: Population, version: int) -> None:
+    """Raise EngineError if `population` lies around another mean than that of `version` moves."""
+    around_the_mean = population.with_mean or population.subspace is not None
+    if around_the_mean and population.version != version:
+        raise EngineError(
+            f"the population is of version {population.version} of the mean, but this engine has followed "
+            f"{version} moves; send it every move in its order, or place its mean"
+        )
+
+
+def check_known(names: Iterable[str], known: object) -> None:
+    """Raise EngineError for a prompt that `add_prompts` has not made known."""
+    for name in names:
+        if name not in known:  # type: ignore[operator]
+            raise EngineError(f"prompt {name!r} is not known to the engine; pass its example to add_prompts")

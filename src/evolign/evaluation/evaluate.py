@@ -13,7 +13,7 @@ from evolign.metrics import ROUGE, bootstrap, has_words, interval, pass_at_k, ro
 from evolign.rewards.scoring import Scorer
 from evolign.seeding import key
 from evolign.tasks.base import Task
-from evolign.types import Example, Population, Rollouts, Sampling
+from evolign.types import NO_COST, Cost, Example, Population, Rollouts, Sampling
 
 TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
 Metrics = dict[str, float]
@@ -27,16 +27,13 @@ class Evaluation:
     samples: list[dict[str, Any]]
     """One per decoding, sample and example: id, decoding, prompt, completion, score; `sample` where there are
     several; `reference` and its ROUGE where there is one."""
-    num_completions: int
-    num_tokens: int
-    timeouts: int
-    crashes: int
+    cost: Cost = NO_COST
 
 
 def evaluate(
     engine: Engine,
     scorer: Scorer,
-    theta_D: np.ndarray,
+    policy: Population,
     examples: Sequence[Example],
     *,
     metric: str,
@@ -45,9 +42,9 @@ def evaluate(
     seed: int,
     detailed: bool = False,
 ) -> Evaluation:
-    """Judge the candidate `theta_D` on `examples`.
+    """Judge `policy`, a population of one, on `examples`, which are known to the engine.
 
-    The sampling noise depends on `seed` and the examples alone, so two policies are compared under the same
+    The sampling noise depends only on `seed` and the examples, so two policies are compared under the same
     noise. All means are over prompts, of the mean over a prompt's samples. `metric` "accuracy" takes Wilson
     intervals where scores are 0 or 1, everything else a bootstrap over prompts. `detailed` adds the interval
     of the length, and the share of empty completions where it is 0; where the reward applies to none of the
@@ -57,11 +54,11 @@ def evaluate(
     check_options(options, metric, examples)
     metrics: Metrics = {}
     samples: list[dict[str, Any]] = []
-    completions = tokens = timeouts = crashes = 0
+    cost = Cost()
     for name in options.decoding:
         count = options.samples if TEMPERATURE[name] > 0 else 1
         sampling = Sampling(max_new_tokens, TEMPERATURE[name], count, noise_seed=key(seed, "evaluation"))
-        rollouts = engine.generate(Population(theta_D[None]), [examples], sampling)
+        rollouts = engine.generate(policy, [[example.id for example in examples]], sampling)
         text_PS = rollouts.text_NPS[0]
         repeated = [example for example in examples for _ in range(count)]
         scores = scorer.score(repeated, list(text_PS.flat))
@@ -78,11 +75,8 @@ def evaluate(
         metrics |= _length_metrics(rollouts, name, seed, detailed)
         metrics |= _rouge_metrics(rouge_PS, name, seed)
         samples += _samples(examples, name, text_PS, score_PS, rouge_PS)
-        completions += rollouts.num_completions
-        tokens += rollouts.num_tokens
-        timeouts += scores.timeouts
-        crashes += scores.crashes
-    return Evaluation(metrics, samples, completions, tokens, timeouts, crashes)
+        cost += rollouts.cost + scores.cost
+    return Evaluation(metrics, samples, cost)
 
 
 def evaluate_split(
@@ -91,14 +85,14 @@ def evaluate_split(
     split: str,
     engine: Engine,
     scorer: Scorer,
-    theta_D: np.ndarray,
+    policy: Population,
     detailed: bool = False,
 ) -> Evaluation:
-    """Judge the candidate `theta_D` as `config` says on a split of `task`: train, validation or test."""
+    """Judge `policy`, a population of one, on the `split` of `task`, as `config` says."""
     return evaluate(
         engine,
         scorer,
-        theta_D,
+        policy,
         getattr(task, split),
         metric=task.metric,
         options=config.evaluation,
@@ -165,7 +159,7 @@ def _length_metrics(rollouts: Rollouts, decoding: str, seed: int, detailed: bool
     truncated_PS = rollouts.truncated_NPS[0]
     empty_PS = (rollouts.text_NPS[0] == "") & (length_PS <= 1) & ~truncated_PS
     found = {
-        f"tokens_{decoding}": rollouts.num_tokens / rollouts.num_completions,
+        f"tokens_{decoding}": rollouts.cost.tokens / rollouts.cost.completions,
         f"truncated_{decoding}": float(truncated_PS.mean()),
     }
     if detailed:

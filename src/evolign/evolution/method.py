@@ -8,15 +8,17 @@ from evolign.config import EvolutionConfig
 from evolign.engines import Engine, build_engine
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
 from evolign.evaluation.result import keep_samples, reported_split, summarise
+from evolign.evolution.fitness import build_fitness
 from evolign.evolution.loop import Outcome, evolve
+from evolign.evolution.search import Search
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter
 from evolign.policy.policy import load_policy
-from evolign.policy.threads import cpu_threads
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
-from evolign.tasks.base import Task
+from evolign.tasks.base import Task, examples
+from evolign.types import Population
 
 
 def evolution(
@@ -24,21 +26,20 @@ def evolution(
 ) -> dict[str, Any]:
     """Evolution of a LoRA adapter after a short supervised warm start; ESSA is a recipe of it.
 
-    Runs, or goes on with, the method in `run`; returns what result.json holds.
+    Runs or resumes the method in `run`; returns what result.json holds.
     """
-    with (
-        cpu_threads(base.model, config.engine.threads),
-        Scorer(task.reward, **config.scoring.model_dump()) as scorer,
-    ):
-        scorer.start()  # a reward that cannot be loaded is told before anything is spent
+    with Scorer(task.reward, **config.scoring.model_dump()) as scorer:
+        scorer.start()  # fail early if the reward cannot be loaded
         if not run.warm_start.is_dir():
             progress.say(_starting_point(config, task))
         policy = load_policy(config, base, task.warmup, run.warm_start)
         progress.say(
             f"Searching {policy.space} with {config.strategy.name}, population {config.strategy.population}."
         )
-        with build_engine(config.engine, policy) as engine:
-            outcome = evolve(config, run, task, engine, scorer, policy.space, progress)
+        with build_engine(config.engine, policy, examples(task)) as engine:
+            fitness = build_fitness(config, task, engine, scorer)
+            search = Search(config, run, task, engine, scorer, policy.space, progress)
+            outcome = evolve(fitness, search)
             summary = final_test(config, run, task, engine, scorer, outcome, progress)
     with run.replacing(run.adapter) as folder:
         write_adapter(policy.space.decode(outcome.theta_D), folder, summary)
@@ -60,12 +61,12 @@ def final_test(
     progress.say(f"Stopped at {outcome.stopped}. Testing on {len(getattr(task, split))} {split} prompts.")
 
     def judge(theta_D: np.ndarray) -> Evaluation:
-        return evaluate_split(config, task, split, engine, scorer, theta_D)
+        return evaluate_split(config, task, split, engine, scorer, Population(theta_D[None]))
 
     found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
     state = outcome.state
     for stage, evaluation in found.items():
-        state.count_failures(evaluation)
+        state.add_failures(evaluation.cost)
         keep_samples(
             config, run, evaluation, {"generation": state.generation, "split": split, "stage": stage}
         )

@@ -1,27 +1,17 @@
 """One generation: the prompts that go into it and the numbers that come out."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from evolign.config import EvolutionConfig
-from evolign.errors import ConfigError, RewardError
+from evolign.errors import RewardError
 from evolign.rewards.scoring import Scorer, Scores
 from evolign.seeding import key, stream
 from evolign.tasks.base import Task
 from evolign.types import Example, Rollouts, Sampling
-
-
-def check_batch(config: EvolutionConfig, task: Task) -> None:
-    """Raise ConfigError if a generation asks for more prompts than there are."""
-    size = config.evolution.prompts_per_generation
-    if size > len(task.train):
-        raise ConfigError(
-            f"evolution.prompts_per_generation = {size} exceeds the {len(task.train)} training prompts; "
-            f"use {len(task.train)} or fewer, or give more rows"
-        )
 
 
 def draw_batch(config: EvolutionConfig, task: Task, generation: int, *labels: object) -> list[Example]:
@@ -55,6 +45,11 @@ def sampling(config: EvolutionConfig, generation: int) -> Sampling:
     )
 
 
+def ids(examples: Iterable[Example]) -> list[str]:
+    """What prompts are called on the way to an engine."""
+    return [example.id for example in examples]
+
+
 def score_completions(
     scorer: Scorer, examples_NP: Sequence[Sequence[Example]], rollouts: Rollouts
 ) -> tuple[np.ndarray, Scores]:
@@ -72,7 +67,7 @@ def mean_score(score_NPS: np.ndarray) -> np.ndarray:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's word for what is raised below
-        fitness_N = np.nanmean(score_NPS, axis=(1, 2))
+        fitness_N: np.ndarray = np.nanmean(score_NPS, axis=(1, 2))
     if np.isnan(fitness_N).any():
         raise RewardError(
             "the reward returned None (not applicable) for every completion of a candidate, which then has "

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.evaluation.evaluate import evaluate_split, ranking
 from evolign.evaluation.result import keep_samples
-from evolign.evolution.fitness import Cost, Fitness, Judgement
+from evolign.evolution.fitness import Fitness, Judgement
+from evolign.evolution.prompts import spread
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
@@ -20,13 +21,14 @@ from evolign.runs.provenance import peak_memory_bytes
 from evolign.runs.tally import Tally
 from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
+from evolign.strategies.mean import Mean
 from evolign.tasks.base import Task
-from evolign.types import Population
+from evolign.types import Cost, Direction, Population
 
 FAILED_WARNING = 0.5
-"""Share of a generation's rewards that hang or crash before the user is told, once."""
+"""Share of a generation's rewards that hang or crash before the user is warned, once."""
 FLAT_WARNING = 5
-"""Generations in a row without any difference in fitness before the user is told."""
+"""Generations in a row without any difference in fitness before the user is warned."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +48,7 @@ class State(Tally):
 
 
 class Search:
-    """The loop's memory: state, strategy and best mean, restored from and saved to the run directory."""
+    """The loop's memory: state, strategy, mean and best mean, kept in the run directory."""
 
     def __init__(
         self,
@@ -55,45 +57,62 @@ class Search:
         task: Task,
         engine: Engine,
         scorer: Scorer,
-        fitness: Fitness,
         space: SearchSpace,
         progress: Progress,
     ) -> None:
         self._config, self._run, self._task = config, run, task
-        self._engine, self._scorer, self._progress = engine, scorer, progress
+        self._engine, self._scorer, self._space, self._progress = engine, scorer, space, progress
         self._ranking = ranking(config.evaluation, task.metric)
         self._seconds_update = 0.0
-        saved = run.restore()
-        for warning in run.warnings:
-            progress.say(f"Warning: {warning}")
-        if saved:
-            self.state = State(**saved[0])
-        else:
-            self.state = self._start(fitness, space)
-        self.strategy: Strategy = build_strategy(
-            config.strategy, space.dim, self.state.initial_sigma, config.seed, space.subspaces
-        )
+        self._population = Population.of_mean()
+        self.mean = Mean(space.dim)
         self.best_theta_D = np.zeros(space.dim)
+        self.state: State
+        self.strategy: Strategy
+
+    def start(self, fitness: Fitness[Any, Any]) -> None:
+        """Resume from the newest checkpoint, or calibrate and judge the starting point."""
+        saved = self._run.restore()
+        for warning in self._run.warnings:
+            self._progress.say(f"Warning: {warning}")
+        self.state = State(**saved[0]) if saved else self._calibrated(fitness)
+        self.strategy = build_strategy(
+            self._config.strategy,
+            self._space.subspace_dim or self._space.dim,
+            self.state.initial_sigma,
+            self._config.seed,
+            self._space.subspace_dim is not None,
+        )
         if saved:
-            arrays = saved[1]
-            self.best_theta_D = arrays.pop("best_theta_D")
-            self.strategy.load_state_dict(arrays)
-            progress.say(f"Resuming after generation {self.state.generation}.")
+            self._restore(saved[1])
+            self._progress.say(f"Resuming after generation {self.state.generation}.")
         else:
             self.record(self.validate())
+        limits = self._config.evolution
+        self._progress.begin(limits.generations, limits.max_minutes)
 
-    def _start(self, fitness: Fitness, space: SearchSpace) -> State:
+    def _calibrated(self, fitness: Fitness[Any, Any]) -> State:
         sigma = self._config.strategy.sigma
         if sigma != "auto":
             return State(initial_sigma=sigma)
-        found = fitness.calibrate(space)
-        self._progress.say(f"sigma = {found.sigma:.3g} (calibrated: {found.told})")
-        return State(
-            initial_sigma=found.sigma,
-            completions=found.num_completions,
-            generated_tokens=found.num_tokens,
-            seconds=found.seconds,
-        )
+        found = fitness.calibrate(self._space)
+        self._progress.say(f"sigma = {found.sigma:.3g} (calibrated: {found.words})")
+        state = State(initial_sigma=found.sigma, seconds=found.seconds)
+        state.add(found.cost)
+        return state
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Set strategy, mean and best mean to those of a checkpoint, here and in the engine."""
+        self.best_theta_D = arrays.pop("best_theta_D")
+        mean = {name: arrays.pop(f"mean/{name}") for name in self.mean.state_dict()}
+        self.mean.load_state_dict(mean)
+        self._engine.place(mean)
+        self.strategy.load_state_dict(arrays)
+
+    def begin(self) -> tuple[int, int]:
+        """Begin the next generation: the version of the mean, and the generation's number."""
+        self.state.generation += 1
+        return self.mean.version, self.state.generation
 
     def stop_reason(self) -> str:
         """Which limit has been reached; empty while there is none. Costs end no run before its first step."""
@@ -104,47 +123,58 @@ class Search:
             return f"target = {limits.target}"
         return state.reached(limits) if state.generation else ""  # whatever calibration has cost
 
-    def count(self, cost: Cost) -> None:
-        """Add up what completions have cost."""
-        state = self.state
-        state.completions += cost.num_completions
-        state.generated_tokens += cost.num_tokens
-        state.count_failures(cost)
-
     def ask(self) -> Population:
-        """The candidates of a step, and the mean as the last row."""
-        theta_ND, subspace = self.strategy.ask(), self.strategy.subspace
-        mean = self.strategy.mean if subspace is None else np.zeros(theta_ND.shape[1])
-        return Population(np.vstack([theta_ND, mean]), subspace)
+        """The candidates of a step, and the mean beside them."""
+        strategy = self.strategy
+        self._population = Population(
+            strategy.ask(), strategy.subspace, with_mean=True, version=self.mean.version
+        )
+        return self._population
 
-    def tell(self, population: Population, judged: Judgement) -> None:
-        """Hand the strategy what was found, and count what that has cost."""
-        self.count(judged.cost)
+    def direction(self, judged: Judgement) -> Direction | None:
+        """Where the strategy would move the mean, if it has to know how far a step goes; else None."""
+        direction = self.strategy.direction(self._population.theta_NK, judged.fitness_N)
+        if direction is None or direction.scale is not None:
+            return direction
+        step_D = self._space.lift(self.mean.point, self._population.subspace, direction.step_K)
+        as_long_as_a_candidate = self.strategy.sigma * np.sqrt(len(step_D)) / np.linalg.norm(step_D)
+        return replace(direction, scale=float(as_long_as_a_candidate))
+
+    def move(self, judged: Judgement, divergence: float | None) -> None:
+        """Let the strategy learn, and move the mean here and in the engine; count what judging has cost."""
+        self.state.add(judged.cost)
         started = time.perf_counter()
-        self.strategy.tell(population.theta_ND[:-1], judged.fitness_N, judged.step_scale, judged.divergence)
+        move = self.strategy.tell(self._population.theta_NK, judged.fitness_N, judged.step_scale, divergence)
+        if move is not None:
+            self.mean.follow(move, self._space.lift)
+            self._engine.move(move)
         self._seconds_update = time.perf_counter() - started
 
     def describe(self, judged: Judgement, cost: Cost) -> dict[str, Any]:
         """The row of a generation, by its last step; warns when it carries no information."""
         state = self.state
         failed = cost.timeouts + cost.crashes
-        if failed >= FAILED_WARNING * cost.num_completions and not state.warned_of_failures:
+        if failed >= FAILED_WARNING * cost.completions and not state.warned_of_failures:
             state.warned_of_failures = True
             self._progress.say(
-                f"Warning: the reward hung or killed its process on {failed} of {cost.num_completions} "
+                f"Warning: the reward hung or killed its process on {failed} of {cost.completions} "
                 "completions, which score scoring.failure_score; try it with `evolign check`."
             )
-        flat = judged.metrics["fitness_max"] == judged.metrics["fitness_min"]
-        state.flat = state.flat + 1 if flat else 0
+        state.flat = state.flat + 1 if np.ptp(judged.fitness_N) == 0 else 0
         if state.flat == FLAT_WARNING:
-            self._progress.say(_flat_warning(judged.metrics["fitness_of_mean"]))
-        return judged.metrics | {
-            "sigma": self.strategy.sigma,
-            "seconds_update": self._seconds_update,
-            "reward_timeouts": cost.timeouts,
-            "reward_crashes": cost.crashes,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+            self._progress.say(_flat_warning(judged.fitness_of_mean))
+        return (
+            judged.metrics
+            | spread(judged.fitness_N)
+            | {
+                "fitness_of_mean": judged.fitness_of_mean,
+                "sigma": self.strategy.sigma,
+                "seconds_update": self._seconds_update,
+                "reward_timeouts": cost.timeouts,
+                "reward_crashes": cost.crashes,
+                "peak_memory_bytes": peak_memory_bytes(),
+            }
+        )
 
     def validation_is_due(self) -> bool:
         """Every few generations, and after the last one."""
@@ -154,15 +184,15 @@ class Search:
     def validate(self) -> dict[str, float]:
         """Judge the mean on the validation prompts and keep it if it is the best so far."""
         started = time.perf_counter()
-        config, state, mean_D = self._config, self.state, self.strategy.mean
-        found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean_D)
-        state.validation_completions += found.num_completions
-        state.count_failures(found)
+        config, state = self._config, self.state
+        mean = Population.of_mean(self.mean.version)
+        found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean)
+        state.add_validation(found.cost)
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_generation, self.best_theta_D = (
                 found.metrics,
                 state.generation,
-                mean_D,
+                self.mean.point.copy(),
             )
         stamp = {"generation": state.generation, "split": "validation"}
         keep_samples(config, self._run, found, stamp, per_decoding=False)
@@ -176,6 +206,7 @@ class Search:
         row = {name: getattr(state, name) for name in totals} | dict(row)
         self._run.append("metrics.jsonl", [row])
         arrays = self.strategy.state_dict() | {"best_theta_D": self.best_theta_D}
+        arrays |= {f"mean/{name}": array for name, array in self.mean.state_dict().items()}
         self._run.save(state.generation, asdict(state), arrays)
         self._progress.record(row)
 

@@ -10,15 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.errors import EngineError
-from evolign.evolution.prompts import change_rate
+from evolign.evolution.prompts import change_rate, ids
 from evolign.policy.spaces.base import SearchSpace
 from evolign.seeding import key, stream
-from evolign.types import Example, Population, Sampling, Subspace
+from evolign.types import Cost, Direction, Example, Population, Sampling
 
 FIRST_SIGMA = 0.05
 FACTOR = 4.0
@@ -26,6 +24,9 @@ FACTOR = 4.0
 TRIALS = 14
 TOLERANCE = 0.15
 """Accepted relative error of what is measured."""
+PROBE_RANGE = 4.0
+"""The divergence of a step is measured on one whose divergence is within this factor of the wanted."""
+PROBES = 12
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,19 @@ class Calibration:
     sigma: float
     value: float
     """What was measured at `sigma`: a change rate, or a divergence."""
-    told: str
-    """The same as words, for the terminal."""
-    num_completions: int
-    num_tokens: int
+    words: str
+    """The same in words, for the terminal."""
+    cost: Cost
     seconds: float
 
 
 def candidates_at(space: SearchSpace, config: EvolutionConfig) -> Callable[[float], Population]:
-    """By step size: candidates around theta = 0 in the same random directions, and 0 as the last row."""
+    """By step size: candidates around theta = 0 in the same random directions, and the mean, which is 0."""
     dim, subspace = space.dim, None
-    if space.subspaces is not None:
-        dim = space.subspaces.dim
-        subspace = Subspace(np.zeros(space.dim), key(config.seed, "calibration", "subspace"))
-    direction_ND = stream(config.seed, "calibration").standard_normal((config.calibration.candidates, dim))
-    return lambda sigma: Population(np.vstack([sigma * direction_ND, np.zeros(dim)]), subspace)
+    if space.subspace_dim is not None:
+        dim, subspace = space.subspace_dim, key(config.seed, "calibration", "subspace")
+    direction_NK = stream(config.seed, "calibration").standard_normal((config.calibration.candidates, dim))
+    return lambda sigma: Population(sigma * direction_NK, subspace, with_mean=True)
 
 
 def calibrate(
@@ -65,20 +64,19 @@ def calibrate(
     """
     wanted = config.calibration.change_rate
     prompts = examples[: config.calibration.prompts]
-    completions = tokens = 0
+    cost = Cost()
 
     def rate_at(sigma: float) -> float:
-        nonlocal completions, tokens
+        nonlocal cost
         population = population_at(sigma)
-        rollouts = engine.generate(population, [prompts] * len(population), sampling)
-        completions += rollouts.num_completions
-        tokens += rollouts.num_tokens
+        rollouts = engine.generate(population, [ids(prompts)] * len(population), sampling)
+        cost += rollouts.cost
         return change_rate(rollouts.text_NPS)
 
     sigma, rate, seconds = bisect(rate_at, wanted, _change)
     if rate == 1.0:
         raise _no_step_size(wanted, sigma, rate, _change)
-    return Calibration(sigma, rate, _change(rate), completions, tokens, seconds)
+    return Calibration(sigma, rate, _change(rate), cost, seconds)
 
 
 def bisect(
@@ -124,3 +122,26 @@ def _between(low: float, high: float) -> float:
     if math.isinf(high):
         return low * FACTOR
     return math.sqrt(low * high)
+
+
+def divergence_per_square(direction: Direction, measure: Callable[[float], float]) -> float:
+    """The divergence of a short step along `direction`, over the square of its scale.
+
+    `measure(scale)` is the divergence of one step, in nats per completion. It is quadratic for short steps
+    only, so it is taken from a step of about the wanted divergence, beginning at the first guess. The first
+    measurement stands where no such step is found: in bfloat16 the divergence of long completions may not
+    fall below what rounding makes of it. Raises ValueError for a direction without a guess.
+    """
+    if direction.scale is None:
+        raise ValueError("direction.scale is None; give a first guess")
+    scale, found = direction.scale, []
+    for _ in range(PROBES):
+        nats = measure(scale)
+        found.append(nats / scale**2)
+        if nats > PROBE_RANGE * direction.divergence:
+            scale /= 2
+        elif nats * PROBE_RANGE < direction.divergence:
+            scale *= 2
+        else:
+            return found[-1]
+    return found[0]

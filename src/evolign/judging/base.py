@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from evolign.types import Prompt
+from evolign.messages import Prompt
 
 Verdict = Literal["A", "B", "tie", "invalid", "failed"]
 """invalid: the reply holds no verdict; failed: there is no reply."""

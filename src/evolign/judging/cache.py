@@ -1,4 +1,4 @@
-"""Replies kept on disk: a rerun costs nothing, and an interrupted one goes on where it stopped."""
+"""Replies kept on disk: a rerun costs nothing, and an interrupted one resumes where it stopped."""
 
 import hashlib
 import json

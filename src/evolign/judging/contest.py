@@ -55,10 +55,9 @@ def judge(
 
     `rows` and `against` are .jsonl files of `evolign evaluate --out` or their rows; "reference" stands for
     the references in `rows`, and `name` for `against` in the summary. `by` and `options` are those of
-    `build_judge`. `out` is a folder that receives
-    win_rate.json and verdicts.jsonl. `before` is told the costs before anything is spent, and may raise;
-    `progress(done, total)` is told of every verdict. Raises ConfigError for bad input, JudgeError where the
-    judge cannot be asked; what was answered stays in the cache.
+    `build_judge`. `out` is a folder that receives win_rate.json and verdicts.jsonl. `before` gets the costs
+    before anything is spent, and may raise; `progress(done, total)` is called after every verdict. Raises
+    ConfigError for bad input, JudgeError if the judge cannot be asked; the cache keeps earlier answers.
     """
     if out is not None and (Path(out).is_file() or not Path(out).absolute().parent.is_dir()):
         raise ConfigError(f"out = {str(out)!r} must be a folder, new or not, in a folder that exists")

@@ -120,7 +120,7 @@ class Endpoint:
                 raise JudgeError(
                     f"the judge's endpoint {self._url} cannot be reached: "
                     f"{self._line(error.__cause__ or error)}; check the URL and that the server runs. What "
-                    "was answered before is kept: the same command goes on from there"
+                    "was answered before is kept: the same command resumes from there"
                 ) from None
             retries += raw.retries_taken
             try:

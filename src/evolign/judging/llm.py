@@ -51,7 +51,7 @@ class LlmJudge:
             if failures == FAILURES_IN_A_ROW:
                 raise JudgeError(
                     f"the judge {self.name} failed {failures} calls in a row, the last: {reply.problem}. "
-                    "What it answered is kept: the same command goes on from there"
+                    "What it answered is kept: the same command resumes from there"
                 )
             if reply.text is not None:
                 self._cache.put(unknown[i], reply)

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evolign.errors import ConfigError
 from evolign.judging.base import Messages, Reply
 
@@ -45,29 +43,25 @@ class LocalModel:
         from evolign.config import TransformersConfig
         from evolign.engines import build_engine
         from evolign.policy.policy import fixed_policy
-        from evolign.policy.threads import cpu_threads
         from evolign.types import Example, Population, Sampling
 
         sampling = Sampling(self._new_tokens, self._temperature)
-        fitting: list[tuple[int, Example, int]] = []
+        fitting: list[tuple[int, str, int]] = []
         for i, messages in enumerate(conversations):
             example = Example(json.dumps(messages), messages)  # the noise is keyed by the id
             try:
-                [tokens] = self._base.encode_prompts([example], self._new_tokens).values()
+                self._base.prompts.add([example])
+                self._base.prompts.check_room([example.id], self._new_tokens)
             except ConfigError:
-                limit = self._base.context_length
+                limit = self._base.encoder.context_length
                 why = f"question and {self._new_tokens} new tokens exceed the context of {limit}"
                 yield i, Reply(None, why)
             else:
-                fitting.append((i, example, len(tokens)))
-        with (
-            cpu_threads(self._base.model, "auto"),
-            build_engine(TransformersConfig(), fixed_policy(self._base)) as engine,
-        ):
+                fitting.append((i, example.id, len(self._base.prompts[example.id])))
+        with build_engine(TransformersConfig(), fixed_policy(self._base)) as engine:
             for start in range(0, len(fitting), ROWS_AT_ONCE):
                 chunk = fitting[start : start + ROWS_AT_ONCE]
-                examples = [example for _, example, _ in chunk]
-                said = engine.generate(Population(np.zeros((1, 0))), [examples], sampling)
+                said = engine.generate(Population.of_mean(), [[name for _, name, _ in chunk]], sampling)
                 for (i, _, tokens_in), text, ids in zip(
                     chunk, said.text_NPS[0, :, 0], said.token_ids_NPS[0, :, 0], strict=True
                 ):

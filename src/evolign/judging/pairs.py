@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evolign.errors import ConfigError
-from evolign.types import Prompt
+from evolign.messages import Prompt
 
 Rows = str | Path | Sequence[Mapping[str, Any]]
 """A .jsonl file of `evolign evaluate --out`, or its rows: id, prompt, completion, decoding where known."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from evolign.errors import ConfigError
 from evolign.judging.base import Messages, Question, Verdict
-from evolign.types import Prompt
+from evolign.messages import Prompt
 
 PLACES = ("prompt", "a", "b")
 SYSTEM = """\

@@ -207,7 +207,7 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
         way_out = f"do you mean {str(inside)!r}?" if inside.is_dir() else "give a PEFT folder"
         raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; {way_out}")
     try:
-        settings = json.loads((path / "adapter_config.json").read_text())
+        settings: dict[str, Any] = json.loads((path / "adapter_config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"adapter.path = {str(folder)!r}: adapter_config.json is broken: {error}"

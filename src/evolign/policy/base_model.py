@@ -1,8 +1,9 @@
-"""Loading the base model and its tokenizer, and turning prompts into token ids."""
+"""Loading the base model and its tokenizer."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from evolign import embedded
 from evolign.config import ModelConfig
 from evolign.errors import ConfigError, UnreachableError
+from evolign.policy.encoder import EncodedPrompts, PromptEncoder
 from evolign.policy.quantization import check_quantised, quantization_config
-from evolign.types import Example, Prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,58 +45,16 @@ class BaseModel:
         ids = declared if isinstance(declared, list) else [declared]
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
 
-    @property
-    def context_length(self) -> int | None:
-        """Tokens of prompt and completion that the model can hold; None is no known limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """From prompts to token ids and from tokens to text, as this model was made for."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return PromptEncoder(self.tokenizer, self.name, self.eos_token_ids, limit)
 
-    def render(self, prompt: Prompt) -> str:
-        """A prompt as text: messages go through the chat template, or are joined without one."""
-        if isinstance(prompt, str):
-            return prompt
-        if getattr(self.tokenizer, "chat_template", None):
-            try:
-                return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # templates raise what they like of roles that they do not know
-                raise ConfigError(
-                    f"the chat template of {self.name!r} refuses the messages {str(prompt)!r:.200}: {error}; "
-                    "leave out what it refuses (often the system message), or give another template"
-                ) from error
-        return "\n\n".join(message["content"] for message in prompt) + "\n\n"
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt. A chat template brings its own special tokens."""
-        templated = not isinstance(prompt, str) and getattr(self.tokenizer, "chat_template", None)
-        return self.tokenizer(self.render(prompt), add_special_tokens=not templated)["input_ids"]
-
-    def encode_completion(self, text: str) -> list[int]:
-        """Token ids of a completion, its end-of-sequence token included."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id or self.eos_token_ids[0]]
-
-    def encode_prompts(self, examples: Iterable[Example], max_new_tokens: int) -> dict[str, list[int]]:
-        """Token ids by example id, each encoded once. Raises ConfigError for an empty or too long prompt."""
-        encoded = {}
-        for example in {example.id: example for example in examples}.values():
-            tokens = self.encode(example.prompt)
-            if not tokens:
-                raise ConfigError(f"prompt {_shown(example)} has no tokens; a prompt needs at least one")
-            if self.context_length is not None and len(tokens) + max_new_tokens > self.context_length:
-                raise ConfigError(
-                    f"prompt {_shown(example)} has {len(tokens)} tokens and sampling.max_new_tokens = "
-                    f"{max_new_tokens}, together more than the model's context of {self.context_length}; "
-                    "shorten or drop the prompt, or lower sampling.max_new_tokens"
-                )
-            encoded[example.id] = tokens
-        return encoded
-
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """Text of a completion, without special tokens."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
-
-
-def _shown(example: Example) -> str:
-    return f"{example.id!r} ({str(example.prompt)!r:.60})"
+    @cached_property
+    def prompts(self) -> EncodedPrompts:
+        """The prompts that were encoded so far."""
+        return EncodedPrompts(self.encoder)
 
 
 def load_base_model(config: ModelConfig) -> BaseModel:

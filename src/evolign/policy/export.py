@@ -33,7 +33,7 @@ completions and {seconds:,.0f} seconds.
 ```
 """
 BY_EVOLUTION = (
-    "A LoRA adapter found by evolution with evolign: forward passes alone, no gradients after the warm start."
+    "A LoRA adapter found by evolution with evolign: only forward passes, no gradients after the warm start."
 )
 ADAPTER_CODE = """\
 from peft import PeftModel

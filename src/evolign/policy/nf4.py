@@ -3,7 +3,7 @@
 The format is that of bitsandbytes: blocks of 64 weights with a scale each, and the scales in 8 bits. The CPU
 kernels of bitsandbytes 0.50 read wrong values where a layer's input width is no multiple of 64; these do not.
 transformers knows neither how to ask torchao for this format nor that one can train an adapter over it: its
-registry of quantisation methods is told here.
+registry of quantisation methods is extended here.
 """
 
 import math
@@ -28,7 +28,7 @@ class Nf4WeightOnly(AOBaseConfig):
     """Store the weight of a linear layer in NF4; activations and products keep their dtype."""
 
 
-@register_quantize_module_handler(Nf4WeightOnly)
+@register_quantize_module_handler(Nf4WeightOnly)  # type: ignore[untyped-decorator]
 def _to_nf4(module: nn.Module, config: Nf4WeightOnly) -> nn.Module:
     """A layer whose weights do not fill whole blocks stays as it is."""
     weight: Any = module.weight

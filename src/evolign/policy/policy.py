@@ -1,18 +1,18 @@
 """Putting a policy together: base model, warm-started adapter, search space."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from evolign.config import AdapterConfig, EvolutionConfig
+from evolign import disk
+from evolign.config import AdapterConfig, Config, EvolutionConfig, ModelConfig, SpaceConfig
 from evolign.policy.adapter import Adapter, read_adapter
-from evolign.policy.base_model import BaseModel
+from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.spaces import SPACES
 from evolign.policy.spaces.base import SearchSpace
 from evolign.policy.spaces.fixed import NO_ADAPTER, Fixed
+from evolign.policy.threads import cpu_threads
 from evolign.policy.warm_start import warm_start
 from evolign.types import Example
 
@@ -32,29 +32,44 @@ def fixed_policy(base: BaseModel, folder: str | Path | None = None) -> Policy:
     return Policy(base, adapter, Fixed(adapter))
 
 
+@dataclass(frozen=True)
+class PolicySpec:
+    """All that it takes to build a policy in any process: small, plain data that can be pickled."""
+
+    model: ModelConfig
+    adapter: str
+    """Folder of the starting adapter, in PEFT's format."""
+    space: SpaceConfig
+    seed: int
+
+    def build(self, base: BaseModel | None = None) -> Policy:
+        """The policy. `base` stands in for loading `model`. Raises ConfigError where something is missing."""
+        base = base or load_base_model(self.model)
+        adapter = read_adapter(base.model, self.adapter)
+        space = resolve_name(SPACES[self.space.name])
+        options = self.space.model_dump(exclude={"name"})
+        return Policy(base, adapter, space(adapter, **options, seed=self.seed))
+
+
 def load_policy(config: EvolutionConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
     """The policy of a run; the adapter that it starts from lies in `folder` afterwards.
 
     An adapter already in `folder` is read, not trained again: so a resumed run starts from the same one.
     `rows` are the task's solved rows.
     """
-    starting_adapter(config.adapter, config.seed, base, rows, folder)
-    adapter = read_adapter(base.model, folder)
-    space = resolve_name(SPACES[config.space.name])
-    options = config.space.model_dump(exclude={"name"})
-    return Policy(base, adapter, space(adapter, **options, seed=config.seed))
+    starting_adapter(config, config.adapter, base, rows, folder)
+    return PolicySpec(config.model, str(folder), config.space, config.seed).build(base)
 
 
 def starting_adapter(
-    config: AdapterConfig, seed: int, base: BaseModel, rows: Sequence[Example], folder: Path
+    config: Config, adapter: AdapterConfig, base: BaseModel, rows: Sequence[Example], folder: Path
 ) -> None:
     """Train or copy the starting adapter, where `folder` does not hold it yet: all of it or nothing."""
     if folder.is_dir():
         return
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if config.path is None:
-        warm_start(base, config, rows, seed, partial)
-    else:
-        read_adapter(base.model, config.path).write(partial)
-    os.replace(partial, folder)
+    with disk.replacing(folder) as partial:
+        if adapter.path is not None:
+            read_adapter(base.model, adapter.path).write(partial)
+            return
+        with cpu_threads(base.model, config.engine.threads):
+            warm_start(base, adapter, rows, config.seed, partial)

@@ -1,6 +1,6 @@
 """Frozen base models in 8 or 4 bits, loaded by quantisation configurations of transformers.
 
-    int8   torchao, weights alone: one scale per row. The LLM.int8() of bitsandbytes rounds activations too,
+    int8   torchao, weights only: one scale per row. The LLM.int8() of bitsandbytes rounds activations too,
            and which of their columns it spares depends on all rows of a batch: a completion would depend on
            its neighbours.
     int4   NF4 with quantised scales (QLoRA): bitsandbytes on a GPU, torchao on a CPU (see nf4.py).
@@ -79,7 +79,7 @@ def estimated_weight_bytes(model: Any, config: ModelConfig) -> int:
     if not names:
         raise ConfigError(_nothing_to_quantise(config))
     assert config.quantization is not None
-    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    total: int = sum(p.numel() * p.element_size() for p in model.parameters())
     for name in names:
         weight = model.get_submodule(name).weight
         total -= weight.numel() * weight.element_size()

@@ -97,7 +97,10 @@ def _fine_tune(
 
 def sft_row(base: BaseModel, example: Example, max_length: int) -> dict[str, list[int]]:
     """Prompt and completion exactly as the engine sees them, and a mask of what is to be learnt."""
-    prompt, completion = base.encode(example.prompt), base.encode_completion(example.completion or "")
+    prompt, completion = (
+        base.encoder.encode(example.prompt),
+        base.encoder.encode_completion(example.completion or ""),
+    )
     return {
         "input_ids": [*prompt, *completion][:max_length],
         "completion_mask": ([0] * len(prompt) + [1] * len(completion))[:max_length],

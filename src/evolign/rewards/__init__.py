@@ -19,3 +19,6 @@ REWARDS = {
     "math_answer": "evolign.rewards.named:math_answer",
     "rouge_l": "evolign.rewards.named:rouge_l",
 }
+
+CLASSIFIER = "classifier:"
+"""What the name of a reward begins with that is a model: `classifier:FOLDER`, see `classifier.py`."""

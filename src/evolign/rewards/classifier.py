@@ -9,22 +9,20 @@ template), the completion's tokens, and the end-of-sequence token. An encoder, o
 token, sees prompt and completion as one text. What is too long loses its beginning.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from evolign.errors import ConfigError, unknown_name
+from evolign.messages import Completion, Prompt, completion_text
+from evolign.policy.encoder import PromptEncoder
+from evolign.policy.threads import SMALL_MODEL, cpu_threads
+from evolign.rewards import CLASSIFIER
 from evolign.tasks.files import expanded
-from evolign.types import Completion, Prompt, completion_text
 
-CLASSIFIER = "classifier:"
-"""What a reward's name begins with that is a model: `classifier:FOLDER`."""
 ROWS = 16
 """Rows per forward pass."""
-SMALL_MODEL = 50_000_000
-"""Below this many parameters one CPU thread is faster than several, as in `policy/threads.py`."""
 
 
 class Classifier:
@@ -41,6 +39,7 @@ class Classifier:
         self.model, self.tokenizer = _loaded(source, device)
         self.label = _label_id(self.model.config, source, label)
         self.limit = _limit(self.model, self.tokenizer)
+        self.encoder = PromptEncoder(self.tokenizer, source, (), self.limit)
         self.tokenizer.truncation_side = "left"
         small = self.model.num_parameters() < SMALL_MODEL
         self.threads = 1 if small else torch.get_num_threads()
@@ -51,26 +50,20 @@ class Classifier:
         rows = [self.encode(p, completion_text(c)) for p, c in zip(prompts, completions, strict=True)]
         # Without a padding token a model cannot tell where a row of a batch ends.
         size = ROWS if self.model.config.pad_token_id is not None else 1
-        with _threads(self.threads):
+        with cpu_threads(self.model, self.threads):
             return [score for i in range(0, len(rows), size) for score in self._scores(rows[i : i + size])]
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
         """Token ids of a prompt with its completion; the last ones, where the model cannot hold them all."""
         tokenizer = self.tokenizer
-        templated = not isinstance(prompt, str) and bool(getattr(tokenizer, "chat_template", None))
-        if isinstance(prompt, str):
-            text = prompt
-        elif templated:
-            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        else:
-            text = "\n\n".join(message["content"] for message in prompt) + "\n\n"
         if tokenizer.cls_token_id is not None:
-            whole: list[int] = tokenizer(
-                text + completion, truncation=self.limit is not None, max_length=self.limit
-            )["input_ids"]
+            text = self.encoder.render(prompt) + completion
+            whole: list[int] = tokenizer(text, truncation=self.limit is not None, max_length=self.limit)[
+                "input_ids"
+            ]
             return whole
         ids = [
-            *tokenizer(text, add_special_tokens=not templated)["input_ids"],
+            *self.encoder.encode(prompt),
             *tokenizer(completion, add_special_tokens=False)["input_ids"],
             *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]),
         ]
@@ -186,15 +179,3 @@ def _limit(model: Any, tokenizer: Any) -> int | None:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             known.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from there
     return min((n for n in known if n is not None and n < 10**9), default=None)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

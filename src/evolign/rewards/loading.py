@@ -9,8 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from evolign.errors import ConfigError, unknown_name
-from evolign.rewards import REWARDS
-from evolign.rewards.classifier import CLASSIFIER, load_classifier, located
+from evolign.rewards import CLASSIFIER, REWARDS
 
 Reward = Callable[..., list[float | None]]
 
@@ -25,6 +24,8 @@ def load_reward(spec: str) -> Reward:
     its module cannot be imported.
     """
     if spec.startswith(CLASSIFIER):
+        from evolign.rewards.classifier import load_classifier
+
         return load_classifier(spec)
     where, name = _split(REWARDS.get(spec, spec))
     module = _import_file(spec, where) if where.endswith(".py") else _import_module(spec, where)
@@ -47,6 +48,8 @@ def absolute_spec(spec: str) -> str:
     if spec in REWARDS:
         return spec
     if spec.startswith(CLASSIFIER):
+        from evolign.rewards.classifier import located
+
         return located(spec)
     where, name = _split(spec)
     if not where.endswith(".py"):

@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+from evolign.messages import Completion, completion_text
 from evolign.rewards.grading import final_answer, math_equal, numbers_equal
 from evolign.tasks.arithmetic import MARKER
-from evolign.types import Completion, completion_text
 
 
 def arithmetic_answer(
-    prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
-) -> list[float]:
-    """1.0 where the completion's text after the last `####` is the answer, else 0.0."""
+    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
+) -> list[float | None]:
+    """1.0 where the completion's text after the last `####` is the answer, else 0.0.
+
+    An answer may be a number or a text; where it is null the reward does not apply.
+    """
+    texts = map(completion_text, completions)
     return [
-        float(MARKER in completion and completion.rpartition(MARKER)[2].strip() == gold)
-        for completion, gold in zip(completions, answer, strict=True)
+        None if gold is None else float(MARKER in text and text.rpartition(MARKER)[2].strip() == str(gold))
+        for text, gold in zip(texts, answer, strict=True)
     ]
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from evolign.errors import ConfigError, RewardError
-from evolign.types import Completion, Example
+from evolign.messages import Completion
+from evolign.types import Example
 
 LOAD_SECONDS = 300.0  # a reward may import torch or read a model when it is loaded
 SOCKET_SECONDS = 60  # for a worker that stops reading or writing halfway through a message

@@ -23,7 +23,7 @@ import numpy as np
 from evolign.errors import ConfigError
 from evolign.rewards.loading import absolute_spec
 from evolign.rewards.process import Item, Outcome, RewardProcess
-from evolign.types import Example
+from evolign.types import NO_COST, Cost, Example
 
 MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call may cost the timeout
 
@@ -34,11 +34,9 @@ class Scores:
 
     values: np.ndarray
     """float64, one per completion; NaN where the reward returned None (not applicable)."""
-    timeouts: int
-    """Distinct completions whose scoring was ended after `timeout_seconds`."""
-    crashes: int
-    """Distinct completions whose scoring killed the worker process."""
-    seconds: float
+    cost: Cost = NO_COST
+    """Distinct completions whose scoring was ended after `timeout_seconds`, or killed the worker process."""
+    seconds: float = 0.0
 
 
 class Scorer:
@@ -122,8 +120,7 @@ class Scorer:
                 [values[example.id, text] for example, text in zip(examples, texts, strict=True)],
                 dtype=np.float64,
             ),
-            timeouts=failures.count("timeout"),
-            crashes=failures.count("crash"),
+            cost=Cost(timeouts=failures.count("timeout"), crashes=failures.count("crash")),
             seconds=time.monotonic() - started,
         )
 

@@ -1,6 +1,6 @@
 """The child process that runs a reward.
 
-It is started by `scoring.py` and talks to it over one socket: first it is told which reward to
+It is started by `scoring.py` and talks to it over one socket: first it learns which reward to
 load and answers that it is ready, then it answers one batch of completions after another, in its
 main thread, until the socket closes. The answers are JSON, so the driver unpickles nothing that a
 reward made. This module imports nothing heavy: a worker is ready as fast as its reward is loaded.

@@ -29,6 +29,10 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from evolign import disk
+from evolign.config import Config
+from evolign.config.recipe import load
+from evolign.config.run import FORMAT
 from evolign.errors import RunError
 
 KEPT_CHECKPOINTS = 2
@@ -111,7 +115,8 @@ class RunDir:
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file that evolign wrote. Raises RunError if it is missing or broken."""
         try:
-            return json.loads((self.path / name).read_text())
+            result: dict[str, Any] = json.loads((self.path / name).read_text())
+            return result
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {str(self.path / name)!r}: {error}") from error
 
@@ -129,7 +134,7 @@ class RunDir:
 
     def save(self, generation: int, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Write the checkpoint of `generation`: JSON-able `state` and numeric `arrays`."""
-        saved = {"state": state, "sizes": self.sizes(), "arrays": sorted(arrays)}
+        saved = {"format": FORMAT, "state": state, "sizes": self.sizes(), "arrays": sorted(arrays)}
         text = np.frombuffer(json.dumps(saved).encode(), dtype=np.uint8)
         buffer = BytesIO()
         np.savez(buffer, allow_pickle=False, **{STATE: text, **arrays})
@@ -159,6 +164,7 @@ class RunDir:
                 )
                 path.rename(path.with_name(path.name + ".corrupt"))
             else:
+                check_format(saved.get("format"), path)
                 self.rewind(saved["sizes"])
                 return saved["state"], arrays
         if found:
@@ -196,38 +202,49 @@ class RunDir:
     @contextmanager
     def replacing(self, target: Path) -> Iterator[Path]:
         """A temporary folder that becomes `target` when the block ends without an error."""
-        partial = target.with_name(target.name + ".partial")
-        with writing(self.path):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+        with writing(self.path), disk.replacing(target) as partial:
             yield partial
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
 
     def _checkpoints(self) -> list[Path]:
         """Newest first."""
         return sorted((self.path / "checkpoints").glob("*.npz"), reverse=True)
 
     def _replace(self, path: Path, data: bytes) -> None:
-        partial = path.with_name(path.name + ".partial")
         with writing(self.path):
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            disk.write(path, data)
+
+
+def check_format(found: Any, path: Path) -> None:
+    """Raise RunError if the file `path`, whose format number is `found`, is of another version."""
+    if found == FORMAT:
+        return
+    if isinstance(found, int) and found > FORMAT:
+        raise RunError(
+            f"{str(path)!r} was written by a newer version of evolign (format {found}; this version reads "
+            f"format {FORMAT}); install the version that provenance.json names"
+        )
+    raise RunError(
+        f"{str(path)!r} has no format number that this version knows (format {found!r}; it reads format "
+        f"{FORMAT}), as runs of evolign 0.1 have none; use the version that wrote it, or start a new run"
+    )
+
+
+def read_config(path: Path) -> Config:
+    """The configuration of the run in `path`. Raises RunError for one of another version."""
+    file = path / "config.json"
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {str(file)!r}: {error}") from error
+    check_format(tree.get("format") if isinstance(tree, dict) else None, file)
+    return load(file)
 
 
 def check_new(path: Path) -> None:
     """Raise RunError if `path` holds something already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(
-            f"{str(path)!r} exists already; go on with `evolign resume {path}`, give another --out, "
+            f"{str(path)!r} exists already; resume it with `evolign resume {path}`, give another --out, "
             "or remove it"
         )
 

@@ -51,14 +51,16 @@ def _told(value: Any) -> Any:
     """What is no JSON, in a form that is the same in every process."""
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
-    return type(value).__qualname__ if type(value).__repr__ is object.__repr__ else str(value)
+    plain = getattr(type(value), "__repr__", None) is object.__repr__
+    return type(value).__qualname__ if plain else str(value)
 
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held: on the GPU if it used one, else resident."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
+        result: int = torch.cuda.max_memory_allocated()
+        return result
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

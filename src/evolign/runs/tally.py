@@ -3,22 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from evolign.types import Cost
+
 
 class CostLimits(Protocol):
     """Where a run ends, whatever it has reached."""
 
     max_completions: int | None
     max_minutes: float | None
-
-
-class Failures(Protocol):
-    """What scoring, a generation or an evaluation tells of rewards that hung or killed their process."""
-
-    @property
-    def timeouts(self) -> int: ...
-
-    @property
-    def crashes(self) -> int: ...
 
 
 @dataclass(kw_only=True)
@@ -35,10 +27,21 @@ class Tally:
     crashes: int = 0
     """Rewards that killed their process, validation included."""
 
-    def count_failures(self, found: Failures) -> None:
-        """Add the rewards that hung or crashed."""
-        self.timeouts += found.timeouts
-        self.crashes += found.crashes
+    def add(self, cost: Cost) -> None:
+        """Count what completions to learn from have cost."""
+        self.completions += cost.completions
+        self.generated_tokens += cost.tokens
+        self.add_failures(cost)
+
+    def add_validation(self, cost: Cost) -> None:
+        """Count what a validation has cost."""
+        self.validation_completions += cost.completions
+        self.add_failures(cost)
+
+    def add_failures(self, cost: Cost) -> None:
+        """Count the rewards that hung or crashed, and nothing else."""
+        self.timeouts += cost.timeouts
+        self.crashes += cost.crashes
 
     def reached(self, limits: CostLimits) -> str:
         """Which cost limit has been reached; empty while there is none."""

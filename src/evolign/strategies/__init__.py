@@ -11,7 +11,6 @@ from evolign.strategies.cma_es import CmaEs
 from evolign.strategies.openai_es import OpenAiEs
 from evolign.strategies.random_search import RandomSearch
 from evolign.strategies.snes import Snes
-from evolign.types import Subspaces
 
 __all__ = ["STRATEGIES", "CmaEs", "OpenAiEs", "RandomSearch", "Snes", "Strategy", "build_strategy"]
 
@@ -24,14 +23,14 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 
 
 def build_strategy(
-    config: StrategyConfig, dim: int, sigma: float, seed: int, subspaces: Subspaces | None = None
+    config: StrategyConfig, dim: int, sigma: float, seed: int, subspaces: bool = False
 ) -> Strategy:
     """The strategy that `config` names, at the origin of a space of `dim` dimensions.
 
-    `sigma` is the initial step size as a number: `config.sigma` may still say "auto". A space that is
-    searched in `subspaces` needs a strategy that can.
+    `sigma` is the initial step size as a number: `config.sigma` may still say "auto". With `subspaces`, `dim`
+    is that of a subspace, and the strategy has to be one that can search in them.
     """
     options = config.model_dump(exclude={"name", "sigma"})
-    if subspaces is not None:
-        options["subspaces"] = subspaces
+    if subspaces:
+        options["subspaces"] = True
     return STRATEGIES[config.name](dim, sigma=sigma, seed=seed, **options)

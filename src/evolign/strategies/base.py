@@ -9,16 +9,13 @@ The rules that the contract tests hold every strategy to:
 - Arguments are never changed, returned arrays are fresh copies.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 from evolign.errors import RunError
-from evolign.types import Subspace
-
-Divergence = Callable[[np.ndarray], float]
-"""By how far a step_D of the mean moves what it stands for: of policies, in nats per completion."""
+from evolign.types import Direction, Move
 
 
 class Strategy(Protocol):
@@ -37,34 +34,41 @@ class Strategy(Protocol):
     """N, the number of candidates per generation."""
 
     @property
-    def subspace(self) -> Subspace | None:
-        """Where the candidates of this step lie: rows of `ask` are coordinates in it. None: points of the
-        whole space."""
+    def subspace(self) -> int | None:
+        """Seed of the subspace of this step, in whose coordinates `ask` answers; None: the whole space."""
 
     @property
     def mean(self) -> np.ndarray:
-        """theta_D, float64: the point that the search stands for."""
+        """theta_D, float64: the point that the search stands for. In subspaces it is 0, shape (K,): the
+        coordinates are those of a step of the mean, and whoever follows the moves knows where it is."""
 
     @property
     def sigma(self) -> float:
         """The overall step size, in the units of theta."""
 
     def ask(self) -> np.ndarray:
-        """theta_ND, float64: the candidates of this generation, the same until the next tell."""
+        """theta_NK: the candidates of this generation, the same until the next tell. K = D, or the dimensions
+        of a subspace."""
+
+    def direction(self, theta_NK: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
+        """Where `tell` would move the mean, if it has to know first how far a step goes; None: it need not.
+
+        Changes nothing. Raises what `tell` raises.
+        """
 
     def tell(
         self,
-        theta_ND: np.ndarray,
+        theta_NK: np.ndarray,
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
-        divergence: Divergence | None = None,
-    ) -> None:
-        """End the generation. `theta_ND` is what ask returned; the higher the fitness the better.
+        divergence: float | None = None,
+    ) -> Move | None:
+        """End the generation and return how the mean moves; None: it stays where it is.
 
-        The step size of the next generation is `step_scale` times what the strategy makes of it. Where
-        `divergence` can be measured, a strategy may size its step by it.
-        Raises ValueError, and changes nothing, where `theta_ND` is something else or `fitness_N` is
-        not N finite numbers.
+        `theta_NK` is what ask returned; the higher the fitness the better. The step size of the next
+        generation is `step_scale` times what the strategy makes of it. `divergence` is that of a step along
+        `direction`, in nats per completion and per square of its scale. Raises ValueError, and changes
+        nothing, where `theta_NK` is something else or `fitness_N` is not N finite numbers.
         """
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from evolign.errors import ConfigError, RunError
 from evolign.seeding import stream
-from evolign.strategies.base import Divergence, check_told
-from evolign.types import Subspace
+from evolign.strategies.base import check_told
+from evolign.types import Direction, Jump
 
 
 class CmaEs:
@@ -26,7 +26,7 @@ class CmaEs:
     `covariance="diagonal"` needs O(D) memory and time, `"full"` O(D^2) memory and now and then
     O(D^3) time. CMA-ES sees ranks only; equal fitness is ranked by position in the population.
 
-    The state is the fitness told so far: loading it replays the run, because pycma's own state can
+    The state is the fitness of all generations: loading it replays the run, because pycma's own state can
     only be stored as a pickle, and loading a pickle runs code.
 
     >>> strategy = CmaEs(dim=3, population=8, sigma=0.5, seed=0)
@@ -36,7 +36,7 @@ class CmaEs:
     (1, 8)
     """
 
-    subspace: Subspace | None = None
+    subspace: int | None = None
 
     def __init__(
         self,
@@ -81,17 +81,21 @@ class CmaEs:
             self._candidates = self._es.ask()
         return np.array(self._candidates)
 
+    def direction(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
+        """None: the step size is the strategy's own."""
+        return None
+
     def tell(
         self,
         theta_ND: np.ndarray,
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
-        divergence: Divergence | None = None,
-    ) -> None:
+        divergence: float | None = None,
+    ) -> Jump:
         """Update mean, step size and covariance from the ranking of the candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
-            # pycma minimises: here, and only here, the sign flips. It uses the ranking alone, but
+            # pycma minimises: here, and only here, the sign flips. It uses only the ranking, but
             # sorts unstably: ranks make the order of equal candidates the same on every machine.
             rank_N = np.argsort(np.argsort(-fitness_N, kind="stable"))
             self._es.tell(self._candidates, rank_N.astype(float).tolist())
@@ -99,9 +103,10 @@ class CmaEs:
         self._candidates = []
         self._history.append(fitness_N)
         self._scales.append(step_scale)
+        return Jump(self.mean)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Fitness, (generations, N), and step scale of all generations told; mean and sigma to check by."""
+        """Fitness, (generations, N), and step scale of all generations; mean and sigma to check by."""
         return {
             "fitness": np.array(self._history).reshape(-1, self.population),
             "step_scale": np.array(self._scales, dtype=float),

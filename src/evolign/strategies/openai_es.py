@@ -14,25 +14,25 @@ In a space too large for candidates of their own, those of a step share a random
 estimate needs of N candidates only what they differ in, which is less than N dimensions; so with K >= N / 2
 nothing is lost: their directions are as random, but one basis and K numbers each describe them. The next step
 draws the next basis (as random subspaces do in gradient-free optimisation: Nesterov and Spokoiny 2017; Kozak
-et al. 2021). Mean and momentum are those of the whole space.
+et al. 2021). Mean and momentum are those of the whole space; they belong to whoever follows the moves, since
+the strategy needs neither of them for its next step.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from evolign.errors import ConfigError
 from evolign.seeding import key, stream
-from evolign.strategies.base import Divergence, check_state, check_told
+from evolign.strategies.base import check_state, check_told
+from evolign.strategies.mean import Mean
 from evolign.strategies.shaping import SHAPINGS
-from evolign.types import Subspace, Subspaces
+from evolign.types import Direction, Jump, Move, Step
 
 LONGEST = 8.0
-"""An estimate moves the policy by no more than so many times the trust region."""
-PROBE_RANGE = 4.0
-"""The divergence of a step is measured on one within this factor of the trust region."""
-PROBES = 12
+"""An estimate moves the policy by at most this many times the trust region."""
 
 
 class OpenAiEs:
@@ -70,7 +70,7 @@ class OpenAiEs:
         trust_region: float = 0.0025,
         beta1: float = 0.9,
         beta2: float = 0.999,
-        subspaces: Subspaces | None = None,
+        subspaces: bool = False,
     ) -> None:
         if antithetic and population % 2:
             raise ConfigError(
@@ -78,32 +78,31 @@ class OpenAiEs:
                 f"use {population - 1} or {population + 1}, or set strategy.antithetic = false"
             )
         directions = population // 2 if antithetic else population
-        width = dim if subspaces is None else subspaces.dim
-        if orthogonal and directions > width:
+        if orthogonal and directions > dim:
             raise ConfigError(
                 f"strategy.population = {population}: {directions} directions cannot be orthogonal in "
-                f"{width} dimensions; use at most {population * width // directions}, or set "
+                f"{dim} dimensions; use at most {population * dim // directions}, or set "
                 "strategy.orthogonal = false, or give the space more dimensions"
             )
         self.population = population
         self._sigma = float(sigma)
         self._seed = seed
-        self._subspaces, self._width = subspaces, width
+        self._dim, self._subspaces = dim, subspaces
         self._learning_rate = learning_rate
         self._antithetic, self._orthogonal = antithetic, orthogonal
         self._shape = SHAPINGS[shaping]
         self._optimizer, self._trust_region = optimizer, trust_region
         self._beta1, self._beta2 = beta1, beta2
-        self._mean_D = np.zeros(dim)
-        self._moment1_D = np.zeros(dim)
-        self._moment2_D = np.zeros(1 if optimizer == "trust_region" else dim)
+        self._mean = Mean(dim)
+        self._usual = 0.0
         self._generation = 0
         self._steps = 0
+        self._drawn: np.ndarray | None = None
 
     @property
     def mean(self) -> np.ndarray:
-        """theta_D."""
-        return self._mean_D.copy()
+        """theta_D; in subspaces zeros, see `Strategy.mean`."""
+        return self._mean.point.copy()
 
     @property
     def sigma(self) -> float:
@@ -111,119 +110,108 @@ class OpenAiEs:
         return self._sigma
 
     @property
-    def subspace(self) -> Subspace | None:
+    def subspace(self) -> int | None:
         """See `Strategy.subspace`."""
-        if self._subspaces is None:
-            return None
-        return Subspace(self.mean, key(self._seed, "subspace", self._generation))
+        return key(self._seed, "subspace", self._generation) if self._subspaces else None
 
     def ask(self) -> np.ndarray:
-        """theta_ND, or coordinates in the subspace, (N, K); the same candidates until the next tell."""
-        around = self._mean_D if self._subspaces is None else 0.0
-        return around + self._sigma * self._noise()
+        """theta_NK; the same candidates until the next tell."""
+        return self._mean.point + self._sigma * self._noise()
+
+    def direction(self, theta_NK: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
+        """The estimate, for a trust region; a step along it with the divergence of a usual one is wanted."""
+        gradient_K = self._estimate(theta_NK, fitness_N)
+        if self._optimizer != "trust_region" or gradient_K is None:
+            return None
+        usual = self._usual_divergence()
+        scale = float(np.sqrt(self._trust_region / usual)) if usual else None
+        return Direction(self.mean, gradient_K, self._trust_region, scale)
 
     def tell(
         self,
-        theta_ND: np.ndarray,
+        theta_NK: np.ndarray,
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
-        divergence: Divergence | None = None,
-    ) -> None:
-        """One step of the optimiser along the estimated gradient; a trust region needs `divergence`."""
-        fitness_N = check_told(self.ask(), theta_ND, fitness_N)
-        if np.ptp(fitness_N) > 0:
-            gradient_D = estimate_gradient(self._shape(fitness_N), self._noise(), self._sigma)
-            if self._subspaces and (subspace := self.subspace):
-                gradient_D = self._subspaces.lift(subspace, gradient_D)
-            self._mean_D = self._mean_D + self._step(gradient_D, divergence)
+        divergence: float | None = None,
+    ) -> Move | None:
+        """One step of the optimiser along the estimate; a trust region needs the `divergence` of one."""
+        gradient_K = self._estimate(theta_NK, fitness_N)
+        if self._optimizer == "trust_region" and gradient_K is not None and divergence is None:
+            raise ValueError(
+                "tell: optimizer = 'trust_region' needs the divergence of a step along direction()"
+            )
+        step = None if gradient_K is None else self._step(gradient_K, divergence)
         self._sigma *= step_scale
         self._generation += 1
+        self._drawn = None
+        if step is None or self._subspaces:
+            return step
+        self._mean.follow(step)
+        return Jump(self.mean)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Mean, Adam's moments and step count (zero under sgd), and the generations told."""
-        return {
-            "mean": self._mean_D.copy(),
+        """The mean with its moments (zeros in subspaces), the scalars, and the number of generations."""
+        return self._mean.state_dict() | {
             "sigma": np.array(self._sigma),
-            "moment1": self._moment1_D.copy(),
-            "moment2": self._moment2_D.copy(),
+            "usual": np.array(self._usual),
             "steps": np.array(self._steps),
             "generation": np.array(self._generation),
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue where `state` was taken."""
-        state = check_state(state, self.state_dict())
-        self._mean_D, self._sigma = state["mean"], float(state["sigma"])
-        self._moment1_D, self._moment2_D = state["moment1"], state["moment2"]
+        moments = {name: state[name] for name in ("first", "second") if name in state}
+        state = check_state(state, self.state_dict() | {name: np.array(a) for name, a in moments.items()})
+        self._mean.load_state_dict(state)
+        self._sigma, self._usual = float(state["sigma"]), float(state["usual"])
         self._steps, self._generation = int(state["steps"]), int(state["generation"])
+        self._drawn = None
 
-    def _step(self, gradient_D: np.ndarray, divergence: Divergence | None) -> np.ndarray:
+    def _estimate(self, theta_NK: np.ndarray, fitness_N: np.ndarray) -> np.ndarray | None:
+        """The gradient, (K,); None where all candidates have the same fitness."""
+        fitness_N = check_told(self.ask(), theta_NK, fitness_N)
+        if np.ptp(fitness_N) == 0:
+            return None
+        return estimate_gradient(self._shape(fitness_N), self._noise(), self._sigma)
+
+    def _step(self, gradient_K: np.ndarray, divergence: float | None) -> Step | None:
         """Along the gradient, Adam's (Kingma and Ba 2015, Algorithm 1), or that of the trust region."""
-        learning_rate = self._learning_rate * self._sigma
+        step = Step(gradient_K, self.subspace, self._learning_rate * self._sigma)
         if self._optimizer == "sgd":
-            return learning_rate * gradient_D
-        if self._optimizer == "adam":
-            second_D = self._second_moment(gradient_D**2)
-            return learning_rate * self._first_moment(gradient_D) / (np.sqrt(second_D) + 1e-8)
-        assert divergence is not None, "the configuration pairs trust regions with fitness that has one"
-        usual = self._moment2_D[0] / (1 - self._beta2**self._steps) if self._steps else 0.0
-        scale = np.sqrt(self._trust_region / usual) if usual else 0.0
-        nats = self._nats_per_square(
-            gradient_D, divergence, scale or self._as_long_as_a_candidate(gradient_D)
-        )
-        if not 0 < nats < np.inf:
-            return np.zeros_like(gradient_D)
-        (second,) = self._second_moment(np.array([min(nats, LONGEST * usual) if usual else nats]))
-        first_D = self._first_moment(gradient_D * min(1.0, np.sqrt(LONGEST * second / nats)))
-        return np.sqrt(self._trust_region / second) * first_D
-
-    def _nats_per_square(self, gradient_D: np.ndarray, divergence: Divergence, scale: float) -> float:
-        """The divergence of a short step along the gradient, over the square of its scale.
-
-        Divergence is quadratic for short steps only, so it is measured on one of about the trust region;
-        `scale` is a first guess. It stands where no such step is found: in bfloat16 the divergence of long
-        completions may not fall below what rounding makes of it.
-        """
-        measured = []
-        for _ in range(PROBES):
-            nats = divergence(scale * gradient_D)
-            measured.append(nats / scale**2)
-            if nats > PROBE_RANGE * self._trust_region:
-                scale /= 2
-            elif nats * PROBE_RANGE < self._trust_region:
-                scale *= 2
-            else:
-                return measured[-1]
-        return measured[0]
-
-    def _as_long_as_a_candidate(self, gradient_D: np.ndarray) -> float:
-        return float(self._sigma * np.sqrt(len(gradient_D)) / np.linalg.norm(gradient_D))
-
-    def _second_moment(self, square: np.ndarray) -> np.ndarray:
-        """Moving average of the gradient's square, in whatever sense, without its bias; begins a step."""
+            return step
+        if divergence is not None and not 0 < divergence < np.inf:
+            return None  # no step that could be measured moves the policy
+        usual = self._usual_divergence()
         self._steps += 1
-        self._moment2_D = self._beta2 * self._moment2_D + (1 - self._beta2) * square
-        return self._moment2_D / (1 - self._beta2**self._steps)
+        step = replace(step, momentum=self._beta1, debias=1 - self._beta1**self._steps)
+        if divergence is None:
+            return replace(step, adam=(self._beta2, 1 - self._beta2**self._steps))
+        square = min(divergence, LONGEST * usual) if usual else divergence
+        self._usual = self._beta2 * self._usual + (1 - self._beta2) * square
+        second = self._usual_divergence()
+        scale = min(1.0, float(np.sqrt(LONGEST * second / divergence)))
+        return replace(step, scale=scale, length=float(np.sqrt(self._trust_region / second)))
 
-    def _first_moment(self, gradient_D: np.ndarray) -> np.ndarray:
-        """The same of the gradient itself, after `_second_moment`."""
-        self._moment1_D = self._beta1 * self._moment1_D + (1 - self._beta1) * gradient_D
-        return self._moment1_D / (1 - self._beta1**self._steps)
+    def _usual_divergence(self) -> float:
+        """Moving average of the divergence per square of estimates, without its bias; 0 before the first."""
+        return self._usual / (1 - self._beta2**self._steps) if self._steps else 0.0
 
     def _noise(self) -> np.ndarray:
         """eps_ND of this generation; the second half mirrors the first if antithetic."""
-        generator = stream(self._seed, "strategy", self._generation)
-        if not self._antithetic:
-            return self._directions(generator, self.population)
-        eps_ND = self._directions(generator, self.population // 2)
-        return np.concatenate([eps_ND, -eps_ND])
+        if self._drawn is None:
+            generator = stream(self._seed, "strategy", self._generation)
+            count = self.population // 2 if self._antithetic else self.population
+            eps_ND = self._directions(generator, count)
+            self._drawn = np.concatenate([eps_ND, -eps_ND]) if self._antithetic else eps_ND
+        return self._drawn
 
     def _directions(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """`count` standard normal vectors, or orthogonal ones of their mean length in random directions."""
-        eps_ND = generator.standard_normal((count, self._width))
+        eps_ND = generator.standard_normal((count, self._dim))
         if not self._orthogonal:
             return eps_ND
-        return np.linalg.qr(eps_ND.T)[0].T * np.sqrt(self._width)
+        result: np.ndarray = np.linalg.qr(eps_ND.T)[0].T * np.sqrt(self._dim)
+        return result
 
 
 def estimate_gradient(weight_N: np.ndarray, eps_ND: np.ndarray, sigma: float) -> np.ndarray:
@@ -232,4 +220,5 @@ def estimate_gradient(weight_N: np.ndarray, eps_ND: np.ndarray, sigma: float) ->
     >>> estimate_gradient(np.array([1.0, -1.0]), np.array([[2.0], [-2.0]]), sigma=0.5).tolist()
     [4.0]
     """
-    return weight_N @ eps_ND / (len(weight_N) * sigma)
+    result: np.ndarray = weight_N @ eps_ND / (len(weight_N) * sigma)
+    return result

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from evolign.seeding import stream
-from evolign.strategies.base import Divergence, check_state, check_told
-from evolign.types import Subspace
+from evolign.strategies.base import check_state, check_told
+from evolign.types import Direction, Jump
 
 
 class RandomSearch:
@@ -25,7 +25,7 @@ class RandomSearch:
     True
     """
 
-    subspace: Subspace | None = None
+    subspace: int | None = None
 
     def __init__(self, dim: int, *, population: int, sigma: float, seed: int) -> None:
         self.population = population
@@ -51,13 +51,17 @@ class RandomSearch:
         shape = (self.population, len(self._incumbent_D))
         return self._sigma * generator.standard_normal(shape)
 
+    def direction(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
+        """None: the step size is the strategy's own."""
+        return None
+
     def tell(
         self,
         theta_ND: np.ndarray,
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
-        divergence: Divergence | None = None,
-    ) -> None:
+        divergence: float | None = None,
+    ) -> Jump:
         """Keep the best candidate if it is better than the incumbent."""
         asked_ND = self.ask()
         fitness_N = check_told(asked_ND, theta_ND, fitness_N)
@@ -66,9 +70,10 @@ class RandomSearch:
             self._best_fitness = float(fitness_N.max())
         self._sigma *= step_scale
         self._generation += 1
+        return Jump(self.mean)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The incumbent, its fitness and the number of generations told."""
+        """The incumbent, its fitness and the number of generations."""
         return {
             "mean": self._incumbent_D.copy(),
             "sigma": np.array(self._sigma),

@@ -8,7 +8,8 @@ import numpy as np
 
 def mean_subtracted(fitness_N: np.ndarray) -> np.ndarray:
     """F_i - mean F: the baseline of the ESO paper's equations 5 to 7."""
-    return fitness_N - fitness_N.mean()
+    result: np.ndarray = fitness_N - fitness_N.mean()
+    return result
 
 
 def z_score(fitness_N: np.ndarray) -> np.ndarray:
@@ -17,7 +18,8 @@ def z_score(fitness_N: np.ndarray) -> np.ndarray:
         return np.zeros_like(fitness_N)
     centred_N = mean_subtracted(fitness_N)
     scaled_N = centred_N / np.abs(centred_N).max()  # so that squares neither under- nor overflow
-    return scaled_N / scaled_N.std()
+    result: np.ndarray = scaled_N / scaled_N.std()
+    return result
 
 
 def centred_rank(fitness_N: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ import numpy as np
 
 from evolign.seeding import stream
 from evolign.strategies import shaping
-from evolign.strategies.base import Divergence, check_state, check_told
-from evolign.types import Subspace
+from evolign.strategies.base import check_state, check_told
+from evolign.types import Direction, Jump
 
 
 class Snes:
@@ -29,7 +29,7 @@ class Snes:
     (3,)
     """
 
-    subspace: Subspace | None = None
+    subspace: int | None = None
 
     def __init__(
         self,
@@ -63,15 +63,20 @@ class Snes:
 
     def ask(self) -> np.ndarray:
         """theta_ND; the same candidates until the next tell."""
-        return self._mu_D + self._sigma_D * self._noise()
+        result: np.ndarray = self._mu_D + self._sigma_D * self._noise()
+        return result
+
+    def direction(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
+        """None: the step size is the strategy's own."""
+        return None
 
     def tell(
         self,
         theta_ND: np.ndarray,
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
-        divergence: Divergence | None = None,
-    ) -> None:
+        divergence: float | None = None,
+    ) -> Jump:
         """Move mean and step sizes towards the better candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
         if np.ptp(fitness_N) > 0:
@@ -83,9 +88,10 @@ class Snes:
             self._sigma_D = self._sigma_D * np.exp(self._eta_sigma / 2 * gradient_sigma_D)  # line 12
         self._sigma_D = self._sigma_D * step_scale
         self._generation += 1
+        return Jump(self.mean)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Mean, step sizes and the number of generations told."""
+        """Mean, step sizes and the number of generations."""
         return {
             "mean": self._mu_D.copy(),
             "sigma": self._sigma_D.copy(),
@@ -112,4 +118,5 @@ def utilities(population: int) -> np.ndarray:
     """
     raw_N = np.log(population / 2 + 1) - np.log(np.arange(1, population + 1))
     positive_N = np.maximum(0.0, raw_N)
-    return positive_N / positive_N.sum() - 1 / population
+    result: np.ndarray = positive_N / positive_N.sum() - 1 / population
+    return result

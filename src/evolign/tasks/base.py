@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from evolign.errors import ConfigError
-from evolign.types import Example, Prompt
+from evolign.messages import Prompt
+from evolign.types import Example
 
 
 class Task(Protocol):
@@ -30,6 +31,11 @@ class Task(Protocol):
     @property
     def reward(self) -> str | Callable[..., Any]:
         """What `evolign.rewards.loading.load_reward` takes, or the function itself."""
+
+
+def examples(task: Task) -> list[Example]:
+    """The rows of a task that a run samples completions of: those of train, validation and test."""
+    return [*task.train, *task.validation, *task.test]
 
 
 def prompt_key(prompt: Prompt) -> str:

@@ -20,10 +20,11 @@ from string import Formatter
 from typing import Any
 
 from evolign.errors import ConfigError
+from evolign.messages import Prompt, completion_text
 from evolign.seeding import stream
 from evolign.tasks.base import check_disjoint, check_splits, prompt_key
 from evolign.tasks.files import Row, check_enough, column, read_rows
-from evolign.types import Example, Prompt, completion_text
+from evolign.types import Example
 
 Source = str | Iterable[Mapping[str, Any]]
 
@@ -40,7 +41,7 @@ class Rows:
     `completion`, where there are references, and `rejected`, where there are worse ones. A prompt
     column may hold chat messages. Where `validation` is None, its rows are taken from `train`, drawn
     by `seed`; so are the warm-up rows, and `num_test` test rows where `test` is None. Without `train`
-    the task is for evaluation alone. Of rows with one prompt the first counts; pairs of two equal
+    the task is only for evaluation. Of rows with one prompt the first counts; pairs of two equal
     completions are left out. Sources are described in `reading.py`; they may also
     be lists of dicts or `datasets.Dataset`s. Raises ConfigError for whatever is wrong with them.
     """

@@ -1,7 +1,7 @@
 """Checkpoints of gradient methods: the Trainer's folders, sealed with our own state.
 
 A folder counts only with its seal, which is written last and holds the hash of every file, the best weights
-so far among them: a run that is killed while a checkpoint is written goes on from the one before.
+so far among them: a run that is killed while a checkpoint is written resumes from the one before.
 """
 
 import contextlib
@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evolign import disk
+from evolign.config.run import FORMAT
 from evolign.errors import RunError
-from evolign.runs.directory import RunDir, writing
+from evolign.runs.directory import RunDir, check_format, writing
 
 SEAL = "evolign.json"
 FOLDER = re.compile(r"checkpoint-\d+")
@@ -30,13 +32,8 @@ def seal(run: RunDir, step: int, state: Mapping[str, Any]) -> None:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         hashes = {str(path.relative_to(run.checkpoints)): _hash(path) for path in files}
-        saved = {"state": state, "sizes": run.sizes(), "files": hashes}
-        partial = folder / f"{SEAL}.partial"
-        with partial.open("w") as file:
-            json.dump(saved, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / SEAL)
+        saved = {"format": FORMAT, "state": state, "sizes": run.sizes(), "files": hashes}
+        disk.write(folder / SEAL, json.dumps(saved))
     _drop_unused_bests(run)
 
 
@@ -53,6 +50,7 @@ def restore(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
             continue
         saved = _read(folder)
         if saved is not None:
+            check_format(saved.get("format"), folder / SEAL)
             run.rewind(saved["sizes"])
             return folder, saved["state"]
         damaged += 1

@@ -11,11 +11,10 @@ from evolign.config import GradientConfig
 from evolign.engines import build_engine
 from evolign.policy.base_model import BaseModel
 from evolign.policy.restoring import given_back, quiet
-from evolign.policy.threads import cpu_threads
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
-from evolign.tasks.base import Task
+from evolign.tasks.base import Task, examples
 from evolign.trainers.session import PolicySession, Session
 from evolign.trainers.trainable import Trainable
 from evolign.trainers.trainer import Recorder
@@ -29,18 +28,18 @@ def train(
     progress: Progress,
     build: Callable[[PolicySession], Any],
 ) -> dict[str, Any]:
-    """Run, or go on with, the method whose Trainer `build` makes; returns what result.json holds.
+    """Run or resume the method whose Trainer `build` makes; returns what result.json holds.
 
     A LoRA adapter is taken out of `base` again at the end; where `adapter` is null, `base` itself is trained.
     """
     with (
-        cpu_threads(base.model, config.engine.threads),
         Scorer(task.reward, **config.scoring.model_dump()) as scorer,
         given_back(base.model),
     ):
-        scorer.start()  # a reward that cannot be loaded is told before anything is spent
+        scorer.start()  # fail early if the reward cannot be loaded
         trainable = Trainable(config, base, task.warmup, run.warm_start)
-        with contextlib.closing(trainable), build_engine(config.engine, trainable.policy) as engine:
+        rows = examples(task)
+        with contextlib.closing(trainable), build_engine(config.engine, trainable.policy, rows) as engine:
             session = PolicySession(config, run, task, trainable, progress, engine=engine, scorer=scorer)
             return follow(session, build)
 

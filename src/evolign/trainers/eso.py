@@ -2,7 +2,7 @@
 
     L = L_sft + lambda * L_objective        (equation 9 of Huang et al., COLING 2025, for ESO)
 
-One trainer, on top of TRL's SFTTrainer; the methods differ in one pure function of `objectives.py`.
+One trainer, on top of TRL's SFTTrainer; the methods differ in one entry of `OBJECTIVES` in `losses.py`.
 """
 
 from collections.abc import Sequence
@@ -106,7 +106,8 @@ class OnPolicy(Sft):
         """Whether this epoch has the objective."""
         epoch = int(self.state.epoch or 0) + 1
         first = self._options.from_epoch
-        return epoch >= (self.state.num_train_epochs if first == "last" else first)
+        result: bool = epoch >= (self.state.num_train_epochs if first == "last" else first)
+        return result
 
     def _prompts(self, index: list[int]) -> list[Example]:
         if self._paired:
@@ -123,15 +124,14 @@ class OnPolicy(Sft):
         by_temperature = [self._sampled(examples, t, n) for n, t in enumerate(self._options.temperatures)]
         token_ids_PJ = [list(ids) for ids in zip(*(ids for ids, _ in by_temperature), strict=True)]
         text_PJ = [list(texts) for texts in zip(*(texts for _, texts in by_temperature), strict=True)]
-        method = self.session.config.method
-        if method == "rrhf" and all(example.completion is not None for example in examples):
+        if self._objective.wants_reference and all(e.completion is not None for e in examples):
             for example, ids, texts in zip(examples, token_ids_PJ, text_PJ, strict=True):
-                ids.append(tuple(base.encode_completion(example.completion or "")))
+                ids.append(tuple(base.encoder.encode_completion(example.completion or "")))
                 texts.append(example.completion or "")
         repeated = [example for example, texts in zip(examples, text_PJ, strict=True) for _ in texts]
         reward = self.session.score(repeated, [text for texts in text_PJ for text in texts])
         baseline_P = None
-        if method == "self_critical":
+        if self._objective.wants_greedy:
             baseline_P = self.session.score(examples, self._sampled(examples, 0.0, -1)[1])
         return Responses(token_ids_PJ, reward.reshape(len(examples), -1), baseline_P)
 
@@ -149,7 +149,7 @@ class OnPolicy(Sft):
     def _objective_loss(self, examples: list[Example], responses: Responses) -> Tensor:
         """The objective on the log-probabilities of all responses, in one pass with gradients."""
         base = self.session.trainable.base
-        prompts = [base.encode(example.prompt) for example in examples]
+        prompts = [base.encoder.encode(example.prompt) for example in examples]
         shape = responses.reward_PJ.shape
         responses_B = [ids for row in responses.token_ids_PJ for ids in row]
         prompts_B = [prompt for prompt in prompts for _ in range(shape[1])]
@@ -159,7 +159,7 @@ class OnPolicy(Sft):
         length_B = torch.tensor([len(ids) for ids in responses_B], device=device)
         mask_BT = torch.arange(logprob_BT.shape[1], device=device) < length_B[:, None]
         baseline_P = responses.baseline_P
-        loss: Tensor = self._objective(
+        loss: Tensor = self._objective.loss(
             logprob_BT.reshape(*shape, -1),
             torch.tensor(responses.reward_PJ, dtype=logprob_BT.dtype, device=device),
             mask_BT.reshape(*shape, -1),

@@ -17,6 +17,7 @@ Rewards are constants: no gradient flows into them.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -28,7 +29,7 @@ CERTAINTY = 1e-6
 """Unlikelihood takes a token's probability for 1 - CERTAINTY at most, and does not push from beyond it."""
 
 
-class Objective(Protocol):
+class Loss(Protocol):
     """What the losses of this module have in common; see the module."""
 
     def __call__(
@@ -147,11 +148,22 @@ def rrhf(
     return violation_PJJ.masked_fill(~worse_PJJ, 0).sum((1, 2)).mean()
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "eso": eso,
-    "unlikelihood": unlikelihood,
-    "self_critical": self_critical,
-    "rrhf": rrhf,
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and which responses it wants beside the sampled ones."""
+
+    loss: Loss
+    wants_reference: bool = False
+    """The reference completion is ranked among the responses, where every prompt of a batch has one."""
+    wants_greedy: bool = False
+    """The greedy response is scored as the baseline."""
+
+
+OBJECTIVES = {
+    "eso": Objective(eso),
+    "unlikelihood": Objective(unlikelihood),
+    "self_critical": Objective(self_critical, wants_greedy=True),
+    "rrhf": Objective(rrhf, wants_reference=True),
 }
 """By method name."""
 

@@ -148,7 +148,7 @@ class Ppo(Resumable, Trainer):
         repeated = [example for example in examples for _ in range(sampling.samples_per_prompt)]
         score_B = session.score(repeated, list(rollouts.text_NPS[0].flat))
         base = session.trainable.base
-        prompts = [base.encode(example.prompt) for example in repeated]
+        prompts = [base.encoder.encode(example.prompt) for example in repeated]
         return self._judged(prompts, list(rollouts.token_ids_NPS[0].flat), score_B)
 
     def _draw(self, number: int) -> list[Example]:

@@ -13,8 +13,7 @@ The end of a response is the end of its episode, also where the limit on tokens 
 import torch
 from torch import Tensor
 
-LOG_RATIO_BOUND = 20.0
-"""Log ratios are cut here before they are exponentiated, so that no gradient becomes NaN by overflow."""
+from evolign.metrics import LOG_RATIO_BOUND
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from evolign.config import RewardModelConfig
-from evolign.evaluation.evaluate import Evaluation, interval
+from evolign.evaluation.evaluate import Evaluation
+from evolign.metrics import interval
 from evolign.policy.adapter import lora_config
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_model
@@ -22,8 +23,9 @@ from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.seeding import key
 from evolign.tasks.base import Task
+from evolign.tasks.needs import pairs
 from evolign.trainers.course import follow
-from evolign.trainers.dataset import pairs, ranked_row
+from evolign.trainers.dataset import ranked_row
 from evolign.trainers.session import Session
 from evolign.trainers.trainable import Trainable
 from evolign.trainers.trainer import Resumable, arguments
@@ -131,14 +133,15 @@ class PairSession(Session):
             }
             for example, margin in zip(examples, margin_P, strict=True)
         ]
-        return Evaluation(metrics, samples, 0, 0, 0, 0)
+        return Evaluation(metrics, samples)
 
     def _margins(self, examples: Sequence[Example]) -> np.ndarray:
         """Score of the better completion minus that of the worse one."""
         length = self.config.training.max_length
         rows = [ranked_row(self.trainable.base, example, length) for example in examples]
         chosen = self.trainable.scores([row["chosen_ids"] for row in rows])
-        return chosen - self.trainable.scores([row["rejected_ids"] for row in rows])
+        result: np.ndarray = chosen - self.trainable.scores([row["rejected_ids"] for row in rows])
+        return result
 
 
 class PairTrainer(Resumable, RewardTrainer):

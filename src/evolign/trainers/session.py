@@ -23,7 +23,7 @@ from evolign.trainers.checkpoints import best_file, restore, seal
 from evolign.trainers.trainable import Trainable
 from evolign.types import Example, Population, Rollouts, Sampling
 
-POLICY = Population(np.zeros((1, 0)))
+POLICY = Population.of_mean()
 """The live model: a population of one."""
 
 
@@ -75,7 +75,7 @@ class Session(ABC):
         """The metrics that select the exported weights, the deciding one first."""
 
     def start(self, steps_in_all: int) -> None:
-        """Judge the starting point of a new run, or say where a resumed one goes on."""
+        """Judge the starting point of a new run, or say where a resumed one continues."""
         self.steps_in_all = steps_in_all
         self.progress.begin(steps_in_all, self.config.training.max_minutes)
         if self.checkpoint is not None:
@@ -128,7 +128,7 @@ class Session(ABC):
         """Judge the model on the validation prompts and keep its weights if it is the best so far."""
         state = self.state
         found = self.judge("validation")
-        state.validation_completions += found.num_completions
+        state.validation_completions += found.cost.completions
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_step = found.metrics, state.step
             self.trainable.save(best_file(self.run, state.step))
@@ -190,23 +190,32 @@ class Session(ABC):
 class PolicySession(Session):
     """The session of a method that trains a policy: judged, and sampled from, by the engine."""
 
-    def __init__(self, *given: Any, engine: Engine, scorer: Scorer) -> None:
-        super().__init__(*given)
+    def __init__(
+        self,
+        config: GradientConfig,
+        run: RunDir,
+        task: Task,
+        trainable: Trainable,
+        progress: Progress,
+        *,
+        engine: Engine,
+        scorer: Scorer,
+    ) -> None:
+        super().__init__(config, run, task, trainable, progress)
         self._engine, self._scorer = engine, scorer
         self._step_reward: list[np.ndarray] = []
 
     def sample(self, examples: Sequence[Example], sampling: Sampling) -> Rollouts:
         """Completions of `examples` by the model as it stands, counted: shape (1, P, S)."""
         with self.trainable.inference():
-            rollouts = self._engine.generate(POLICY, [examples], sampling)
-        self.state.completions += rollouts.num_completions
-        self.state.generated_tokens += rollouts.num_tokens
+            rollouts = self._engine.generate(POLICY, [[example.id for example in examples]], sampling)
+        self.state.add(rollouts.cost)
         return rollouts
 
     def score(self, examples: Sequence[Example], completions: Sequence[str]) -> np.ndarray:
         """The reward of every completion, NaN where it does not apply; goes into the step's row."""
         scores = self._scorer.score(examples, completions)
-        self.state.count_failures(scores)
+        self.state.add_failures(scores.cost)
         self._step_reward.append(scores.values)
         return scores.values
 
@@ -221,9 +230,8 @@ class PolicySession(Session):
     def judge(self, split: str) -> Evaluation:
         """See `Session.judge`."""
         with self.trainable.inference():
-            theta_D = POLICY.theta_ND[0]
-            found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, theta_D)
-        self.state.count_failures(found)
+            found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, POLICY)
+        self.state.add_failures(found.cost)
         return found
 
     @property

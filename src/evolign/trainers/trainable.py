@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from evolign.config import GradientConfig
+from evolign.config.policy import values_that_move
 from evolign.policy.adapter import Adapter, adapter_settings, collect
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter, write_model
@@ -43,7 +44,7 @@ class Trainable:
         if config.adapter is None:
             self.model: Any = base.model.float().requires_grad_(True)
             return
-        starting_adapter(config.adapter, config.seed, base, rows, folder)
+        starting_adapter(config, config.adapter, base, rows, folder)
         with quiet():
             self.model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
 
@@ -63,7 +64,7 @@ class Trainable:
             if isinstance(module, LoraLayer):
                 for linear in (module.lora_A["default"], module.lora_B["default"]):
                     u, s, v = torch.linalg.svd(linear.weight.detach().float(), full_matrices=False)
-                    kept = int(self._space.alpha * len(s) + 1e-9)
+                    kept = values_that_move(self._space.alpha, len(s))
                     parametrize.register_parametrization(
                         linear, "weight", SingularValues(u, s, v, kept), unsafe=True
                     )

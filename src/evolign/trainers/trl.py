@@ -13,8 +13,9 @@ from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.seeding import key
 from evolign.tasks.base import Task
+from evolign.tasks.needs import pairs, solved_rows
 from evolign.trainers.course import train
-from evolign.trainers.dataset import dpo_row, pairs, solved_rows, with_something_to_learn
+from evolign.trainers.dataset import dpo_row, with_something_to_learn
 from evolign.trainers.session import PolicySession
 from evolign.trainers.trainer import Resumable, arguments
 from evolign.types import Sampling
@@ -38,7 +39,7 @@ def grpo(config: GrpoConfig, run: RunDir, task: Task, base: BaseModel, progress:
 
 
 class Sft(Resumable, SFTTrainer):
-    """TRL's SFTTrainer on rows that are token ids already; the loss is on completions alone."""
+    """TRL's SFTTrainer on rows that are token ids already; the loss is on completions only."""
 
     steps_per_batch = 1
 
@@ -117,7 +118,7 @@ class Grpo(Resumable, GRPOTrainer):
             examples,
             Sampling(sampling.max_new_tokens, sampling.temperature, group, noise),  # type: ignore[attr-defined]
         )
-        encoded = [self.session.trainable.base.encode(example.prompt) for example in examples]
+        encoded = [self.session.trainable.base.encoder.encode(example.prompt) for example in examples]
         return {
             "prompt_ids": [ids for ids in encoded for _ in range(group)],
             "completion_ids": [list(ids) for ids in rollouts.token_ids_NPS[0].flat],
@@ -129,7 +130,7 @@ class Grpo(Resumable, GRPOTrainer):
     ) -> list[float | None]:
         examples = [self._by_id[name] for name in prompts]
         base = self.session.trainable.base
-        scores = self.session.score(examples, [base.decode(tuple(ids)) for ids in completion_ids])
+        scores = self.session.score(examples, [base.encoder.decode(tuple(ids)) for ids in completion_ids])
         return [None if np.isnan(score) else float(score) for score in scores]
 
 

@@ -52,7 +52,10 @@ def attend(
     rows, heads, tokens, size = query.shape
     plain = attention_mask is None or (attention_mask.dtype == torch.bool and attention_mask.shape[1] == 1)
     if tokens > 1 or not plain or options.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return result
     kept = key.shape[1]
     scaled = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows * kept, heads // kept, size)
     scores = torch.bmm(scaled, key.flatten(0, 1).transpose(1, 2))

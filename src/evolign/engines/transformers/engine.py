@@ -7,14 +7,15 @@ memory. Any decoder-only model of transformers with a key/value cache works, hyb
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 
+from evolign.engines.base import check_known, check_version
 from evolign.engines.transformers.attention import DecodingAttention
 from evolign.engines.transformers.decoding import decode
 from evolign.engines.transformers.forward import check_cached
@@ -30,10 +31,14 @@ from evolign.engines.transformers.memory import (
 )
 from evolign.engines.transformers.scaled_lora import ScaledLora
 from evolign.errors import EngineError
+from evolign.policy.adapter import Adapter
 from evolign.policy.policy import Policy
-from evolign.policy.spaces.base import SearchSpace
+from evolign.policy.spaces.base import SharesFactors
+from evolign.policy.spaces.fixed import Fixed
+from evolign.policy.threads import cpu_threads
 from evolign.seeding import key
-from evolign.types import Example, Population, Rollouts, Sampling
+from evolign.strategies.mean import Mean
+from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
 
 T = TypeVar("T")
 
@@ -48,9 +53,14 @@ class _Row:
 class TransformersEngine:
     """Generates with a transformers model whose rows belong to different candidates.
 
-    `micro_batch_size` rows at a time, or as many as `memory_gb` holds. "auto" is explained at
-    `TransformersConfig`.
+    `micro_batch_size` rows at a time, or as many as `memory_gb` holds, on `threads` CPU threads while the
+    engine is entered. "auto" is explained at `TransformersConfig`.
+
+    Where the search space shares factors (`SharesFactors`), a batch mixes candidates; otherwise the engine
+    takes one candidate's adapter after the other.
     """
+
+    abilities = Abilities(exact=True, reads=True, live_weights=True)
 
     def __init__(
         self,
@@ -58,29 +68,43 @@ class TransformersEngine:
         *,
         micro_batch_size: int | Literal["auto"] = "auto",
         memory_gb: float | Literal["auto"] = "auto",
+        threads: int | Literal["auto"] = "auto",
     ) -> None:
-        check_cached(policy.base.model)
-        self._base, self._space = policy.base, policy.space
-        self._micro_batch_size = micro_batch_size
         model = policy.base.model
+        check_cached(model)
+        self._base, self._space, self._threads = policy.base, policy.space, threads
+        self._mean = Mean(policy.space.dim)
+        self._entered = ExitStack()
+        self._micro_batch_size = micro_batch_size
         self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
         self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
-        self._lora = ScaledLora(model, policy.space.shared_factors(_start(policy.space)))
+        start = Population.of_mean()
+        first = policy.space if isinstance(policy.space, SharesFactors) else Fixed(policy.adapter)
+        self._lora = ScaledLora(model, first.shared_factors(start, self._mean.point))
+
+    def add_prompts(self, examples: Iterable[Example]) -> None:
+        """See `Engine.add_prompts`."""
+        self._base.prompts.add(examples)
+
+    def move(self, move: Move) -> None:
+        """See `Engine.move`."""
+        self._mean.follow(move, self._space.lift)
+
+    def place(self, mean: Mapping[str, np.ndarray]) -> None:
+        """See `Engine.place`."""
+        self._mean.load_state_dict(mean)
 
     def generate(
-        self,
-        population: Population,
-        examples_NP: Sequence[Sequence[Example]],
-        sampling: Sampling,
+        self, population: Population, prompts_NP: Sequence[Sequence[str]], sampling: Sampling
     ) -> Rollouts:
         """See `Engine.generate`."""
         started = time.perf_counter()
-        rows = list(self._rows(examples_NP, sampling))
-        self._set_population(population)
+        self._check(population, (name for row in prompts_NP for name in row), sampling.max_new_tokens)
+        rows = list(self._rows(prompts_NP, sampling))
 
-        def generate(batch: list[int]) -> list[tuple[int, ...]]:
-            candidate_B = self._candidates(rows[i].candidate for i in batch)
+        def generate(batch: list[int], candidates: list[int]) -> list[tuple[int, ...]]:
+            candidate_B = self._numbers(candidates)
             return decode(
                 self._base.model,
                 [rows[i].prompt for i in batch],
@@ -91,36 +115,38 @@ class TransformersEngine:
                 temperature=sampling.temperature,
             )
 
-        new_tokens = sampling.max_new_tokens
-        tokens = self._in_micro_batches(
+        tokens = self._run(
             generate,
+            population,
+            [row.candidate for row in rows],
             [len(row.prompt) for row in rows],
-            lambda length: bytes_per_row(self._base.model, length, new_tokens),
+            lambda length: bytes_per_row(self._base.model, length, sampling.max_new_tokens),
             MOST_ROWS_ON_CPU,
         )
-        shape = (len(population), len(examples_NP[0]), sampling.samples_per_prompt)
+        shape = (len(population), len(prompts_NP[0]), sampling.samples_per_prompt)
         return self._rollouts(tokens, shape, time.perf_counter() - started)
 
     def logprobs(
         self,
         population: Population,
         candidates: Sequence[int],
-        examples: Sequence[Example],
+        prompts: Sequence[str],
         token_ids: Sequence[tuple[int, ...]],
         temperature: float = 1.0,
     ) -> np.ndarray:
         """See `Engine.logprobs`."""
         most_new = max(map(len, token_ids))
-        encoded = self._base.encode_prompts(examples, most_new)
-        prompt_M = [(n, example.id) for n, example in zip(candidates, examples, strict=True)]
+        self._check(population, prompts, most_new)
+        encoded = self._base.prompts
+        prompt_M = list(zip(candidates, prompts, strict=True))
         longest: dict[tuple[int, str], int] = defaultdict(int)
         for (n, name), ids in zip(prompt_M, token_ids, strict=True):
             longest[n, name] = max(longest[n, name], len(encoded[name]) + len(ids))
-        self._set_population(population)
 
-        def score(batch: list[int]) -> list[np.ndarray]:
-            row = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompt_M[m] for m in batch))}
-            candidate_P = self._candidates(n for n, _ in row)
+        def score(batch: list[int], slots: list[int]) -> list[np.ndarray]:
+            slot = {prompt_M[m]: n for m, n in zip(batch, slots, strict=True)}
+            row = {prompt: p for p, prompt in enumerate(slot)}
+            candidate_P = self._numbers(slot.values())
             logprob_BT = read(
                 self._base.model,
                 [encoded[name] for _, name in row],
@@ -131,48 +157,95 @@ class TransformersEngine:
             )
             return list(logprob_BT.cpu().double().numpy())
 
-        logprob_MT = self._in_micro_batches(
+        logprob_MT = self._run(
             score,
+            population,
+            candidates,
             [longest[prompt] for prompt in prompt_M],  # keeps together what follows one prompt
             lambda length: bytes_per_reading(self._base.model, length, most_new),
             MOST_READINGS_ON_CPU,
         )
         return np.array([np.pad(row_T, (0, most_new - len(row_T))) for row_T in logprob_MT])
 
-    def _rows(self, examples_NP: Sequence[Sequence[Example]], sampling: Sampling) -> Iterator[_Row]:
-        """One row per candidate, prompt and sample, in this order."""
-        everyone = (example for row in examples_NP for example in row)
-        encoded = self._base.encode_prompts(everyone, sampling.max_new_tokens)
-        noise_keys = {
-            name: [key(sampling.noise_seed, "token", name, s) for s in range(sampling.samples_per_prompt)]
-            for name in encoded
-        }
-        for candidate, examples in enumerate(examples_NP):
-            for example in examples:
-                for noise_key in noise_keys[example.id]:
-                    yield _Row(candidate, encoded[example.id], noise_key)
+    def _check(self, population: Population, prompts: Iterable[str], max_new_tokens: int) -> None:
+        names = list(dict.fromkeys(prompts))
+        check_version(population, self._mean.version)
+        check_known(names, self._base.prompts)
+        self._base.prompts.check_room(names, max_new_tokens)
 
-    def _set_population(self, population: Population) -> None:
-        if self._space.subspaces is not None:
-            self._lora.set_factors(self._space.shared_factors(population))
-        a_NK, b_NK = self._space.scales(population)
+    def _rows(self, prompts_NP: Sequence[Sequence[str]], sampling: Sampling) -> Iterator[_Row]:
+        """One row per candidate, prompt and sample, in this order."""
+        samples = range(sampling.samples_per_prompt)
+        noise_keys = {
+            name: [key(sampling.noise_seed, "token", name, s) for s in samples]
+            for name in dict.fromkeys(name for row in prompts_NP for name in row)
+        }
+        for candidate, names in enumerate(prompts_NP):
+            for name in names:
+                for noise_key in noise_keys[name]:
+                    yield _Row(candidate, self._base.prompts[name], noise_key)
+
+    def _run(
+        self,
+        work: Callable[[list[int], list[int]], list[T]],
+        population: Population,
+        candidate_M: Sequence[int],
+        length_M: Sequence[int],
+        need: Callable[[int], int],
+        most_on_cpu: int,
+    ) -> list[T]:
+        """`work(rows, whose)` on all M rows by number, with the adapters of their candidates in place."""
+        results: dict[int, T] = {}
+        for numbers, slot in self._adapted(population, candidate_M):
+
+            def batch(rows: list[int], slot: Mapping[int, int] = slot) -> list[T]:
+                return work(rows, [slot[candidate_M[row]] for row in rows])
+
+            results |= self._in_micro_batches(batch, numbers, length_M, need, most_on_cpu)
+        return [results[row] for row in range(len(candidate_M))]
+
+    def _adapted(
+        self, population: Population, candidate_M: Sequence[int]
+    ) -> Iterator[tuple[list[int], dict[int, int]]]:
+        """Rows that run together, and by candidate the number under which its adapter is in place."""
+        space, mean_D = self._space, self._mean.point
+        if isinstance(space, SharesFactors):
+            if space.subspace_dim is not None:
+                self._lora.set_factors(space.shared_factors(population, mean_D))
+            self._set_scales(space, population, mean_D)
+            yield list(range(len(candidate_M))), {n: n for n in range(len(population))}
+            return
+        for n, adapter in enumerate(space.adapters(population, mean_D)):
+            rows = [row for row, candidate in enumerate(candidate_M) if candidate == n]
+            if rows:
+                self._set_alone(adapter)
+                yield rows, {n: 0}
+
+    def _set_scales(self, space: SharesFactors, population: Population, mean_D: np.ndarray) -> None:
+        a_NK, b_NK = space.scales(population, mean_D)
         self._lora.set_population(a_NK.to(self._base.model.device), b_NK.to(self._base.model.device))
 
-    def _candidates(self, numbers: Iterable[int]) -> torch.Tensor:
+    def _set_alone(self, adapter: Adapter) -> None:
+        alone, nowhere = Fixed(adapter), np.zeros(0)
+        self._lora.set_factors(alone.shared_factors(Population.of_mean(), nowhere))
+        self._set_scales(alone, Population.of_mean(), nowhere)
+
+    def _numbers(self, numbers: Iterable[int]) -> torch.Tensor:
         return torch.tensor(list(numbers), device=self._base.model.device)
 
     def _in_micro_batches(
         self,
         work: Callable[[list[int]], list[T]],
+        rows: Sequence[int],
         length: Sequence[int],
         need: Callable[[int], int],
         most_on_cpu: int,
-    ) -> list[T]:
-        """`work` on all rows by number, longest first, in micro-batches that fit the memory.
+    ) -> dict[int, T]:
+        """`work` on `rows` by number, longest first, in micro-batches that fit the memory.
 
         `need(length)` estimates the bytes of a row. A batch for which the device has no memory is halved.
         """
-        order = sorted(range(len(length)), key=lambda i: -length[i])
+        order = sorted(rows, key=lambda i: -length[i])
         results: dict[int, T] = {}
         while order:
             size = self._rows_at_once(need(length[order[0]]), most_on_cpu)
@@ -185,7 +258,7 @@ class TransformersEngine:
             else:
                 results |= zip(batch, done, strict=True)
                 order = rest
-        return [results[i] for i in range(len(length))]
+        return results
 
     def _rows_at_once(self, bytes_of_a_row: int, most_on_cpu: int) -> int:
         if self._micro_batch_size != "auto":
@@ -194,7 +267,7 @@ class TransformersEngine:
         return max(1, min(most, int(self._budget // bytes_of_a_row)))
 
     def _halve(self, size: int) -> None:
-        """Go on with half the rows, for good, after the device ran out of memory."""
+        """Continue with half the rows, for good, after the device ran out of memory."""
         if size == 1:
             raise EngineError(
                 "the device has no memory for a single completion; lower sampling.max_new_tokens or use "
@@ -207,8 +280,7 @@ class TransformersEngine:
         self, tokens: list[tuple[int, ...]], shape: tuple[int, int, int], seconds: float
     ) -> Rollouts:
         ended = set(self._base.eos_token_ids)
-        text: dict[tuple[int, ...], str] = {ids: "" for ids in tokens}
-        text = {ids: self._base.decode(ids) for ids in text}
+        text = {ids: self._base.encoder.decode(ids) for ids in set(tokens)}
         return Rollouts(
             text_NPS=_objects([text[ids] for ids in tokens], shape),
             token_ids_NPS=_objects(tokens, shape),
@@ -217,16 +289,14 @@ class TransformersEngine:
         )
 
     def __enter__(self) -> Self:
+        self._entered.enter_context(cpu_threads(self._base.model, self._threads))
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._entered.close()
         self._lora.remove()
         self._linear.remove()
         self._attention.remove()
-
-
-def _start(space: SearchSpace) -> Population:
-    return Population(np.zeros((1, space.dim)))
 
 
 def _objects(values: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:

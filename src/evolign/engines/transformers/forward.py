@@ -32,7 +32,8 @@ def logits(
     output = model(
         input_ids=ids_BT, attention_mask=mask_BT, past_key_values=past, use_cache=past is not None, **extra
     )
-    return output.logits[:, -last:]
+    result: Tensor = output.logits[:, -last:]
+    return result
 
 
 def left_pad(
@@ -53,7 +54,8 @@ def check_cached(model: PreTrainedModel) -> None:
     """Raise ConfigError for a model whose `forward` knows no `past_key_values`, such as Mamba's."""
     if "past_key_values" not in _accepted(type(model).forward):
         raise ConfigError(
-            f"model.name: {type(model).__name__} does not go on from `past_key_values`, so the engine cannot "
+            f"model.name: {type(model).__name__} does not continue from `past_key_values`, so the engine "
+            "cannot "
             "generate with it; use a model of attention, or of attention and recurrent layers"
         )
 

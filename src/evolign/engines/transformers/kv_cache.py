@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 GROWTH = 16
-"""Room for so many more tokens at a time: attention is slower around larger gaps (docs/performance.md)."""
+"""Tokens by which the cache grows: attention is slower around larger gaps (docs/performance.md)."""
 
 
 def in_place_cache(config: Any) -> Cache:
@@ -28,7 +28,7 @@ def in_place_cache(config: Any) -> Cache:
 
 
 def is_recurrent(cache: Cache) -> bool:
-    """Whether a layer (linear attention, state spaces) holds a state that cannot go on by several tokens."""
+    """Whether a layer (linear attention, state spaces) has a state that advances by one token only."""
     return any(map(_has_state, cache.layers))
 
 

@@ -22,8 +22,8 @@ def read(
     """log pi(token | prompt, tokens before it) of `completions[b]` after `prompts[prompt_B[b]]`.
 
     float32, (B, T), zero beyond the end. A prompt is read once for all completions that follow it, if the
-    model can go on from its cache by several tokens. `select(prompt_R)` tells the adapter which prompts the
-    rows of the next forward pass belong to.
+    model can continue from its cache by several tokens. `select(prompt_R)` tells the adapter to which
+    prompts the rows of the next forward pass belong.
     """
     past = in_place_cache(model.config)
     row_B = torch.tensor(prompt_B, device=model.device)

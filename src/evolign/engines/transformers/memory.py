@@ -21,14 +21,16 @@ def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -
     config: Any = model.config.get_text_config()
     logits = config.vocab_size * (model.dtype.itemsize + 4 + 3 * 8)  # model dtype, float32, integer noise
     cache = (prompt_tokens + new_tokens) * _cached(model)
-    return 2 * cache + prompt_tokens * _activations(model) + logits
+    result: int = 2 * cache + prompt_tokens * _activations(model) + logits
+    return result
 
 
 def bytes_per_reading(model: PreTrainedModel, tokens: int, new_tokens: int) -> int:
     """Memory of one sequence of `tokens` whose last `new_tokens` are scored, with a prompt of its own."""
     config: Any = model.config.get_text_config()
     logits = new_tokens * config.vocab_size * (model.dtype.itemsize + 2 * 4)  # model dtype, float32 twice
-    return tokens * (2 * _cached(model) + _activations(model)) + logits
+    result: int = tokens * (2 * _cached(model) + _activations(model)) + logits
+    return result
 
 
 def _cached(model: PreTrainedModel) -> int:

@@ -112,12 +112,13 @@ class _Layer:
     def __call__(self, x: Tensor) -> Tensor:
         if self.notice is not None:
             self.notice(self, x)
-        output = self._base(x)
+        output: Tensor = self._base(x)
         core_MR, U_B_t = self.group.core(self.number, x), self.U_B_t
         if output.dtype == U_B_t.dtype and output.is_contiguous():
             output.view(-1, output.shape[-1]).addmm_(core_MR, U_B_t)
             return output
-        return output + (core_MR @ U_B_t).to(output.dtype).view_as(output)
+        result: Tensor = output + (core_MR @ U_B_t).to(output.dtype).view_as(output)
+        return result
 
 
 class _Group:

@@ -1,53 +1,43 @@
 """What the loop needs of a fitness: candidates in, one number each out."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from evolign.evolution.step_size import Calibration
 from evolign.policy.spaces.base import SearchSpace
-from evolign.strategies.base import Divergence
-from evolign.types import Population
+from evolign.types import NO_COST, Cost, Direction, Population
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What completions have taken."""
+class Batch(Protocol):
+    """What a generation is judged on. A fitness decides what else is in it."""
 
-    num_completions: int = 0
-    num_tokens: int = 0
-    timeouts: int = 0
-    crashes: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.num_completions + other.num_completions,
-            self.num_tokens + other.num_tokens,
-            self.timeouts + other.timeouts,
-            self.crashes + other.crashes,
-        )
-
-
-NO_COST = Cost()
+    @property
+    def cost(self) -> Cost:
+        """What making it has taken."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The fitness of candidates, and what finding it took."""
+    """The fitness of candidates, and what finding it took: numbers only."""
 
     fitness_N: np.ndarray
     """float64, shape (N,); to be maximised."""
+    fitness_of_mean: float
+    """The mean policy's, for those who watch."""
     cost: Cost = NO_COST
     step_scale: float = 1.0
     """By how much the strategy's step size shall change on top of what the strategy does itself."""
-    divergence: Divergence | None = None
-    """How far a step of the mean would move the policy, where that can be told."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """What metrics.jsonl gets."""
+    """What metrics.jsonl gets beside the fitness."""
 
 
-class Fitness(Protocol):
+B = TypeVar("B", bound=Batch)
+J = TypeVar("J", bound=Judgement)
+
+
+class Fitness(Protocol[B, J]):
     """Judges candidates on the training prompts of a generation."""
 
     steps: int
@@ -57,11 +47,16 @@ class Fitness(Protocol):
         """The initial step size of `strategy.sigma: auto`. Raises EngineError if there is none."""
         ...
 
-    def draw(self, mean_D: np.ndarray, generation: int) -> Any:
-        """The batch of a generation, which has a `cost`; a function of its arguments alone."""
+    def draw(self, version: int, generation: int) -> B:
+        """The batch of a generation, for the mean after `version` moves; a function of its arguments only."""
         ...
 
-    def judge(self, population: Population, batch: Any) -> Judgement:
-        """The fitness of N candidates, the rows of `population` before the last, which is the mean around
-        which they lie; a function of its arguments alone."""
+    def judge(self, population: Population, batch: B) -> J:
+        """The fitness of the N candidates of `population` beside its mean, which takes part; a function of
+        its arguments only."""
+        ...
+
+    def measure(self, direction: Direction, population: Population, judged: J, batch: B) -> float:
+        """The divergence of a step along `direction` from the mean, over the square of the step's scale, in
+        nats per completion. Raises ConfigError where this fitness cannot measure it."""
         ...

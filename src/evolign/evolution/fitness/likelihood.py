@@ -9,7 +9,7 @@ the candidate would make it more or less likely. With ESO's signal, reward minus
     F(theta) = mean_ps min(rho A, clip(rho, 1 - eps, 1 + eps) A) - A
 
 For small theta - mean the gradient of F is the policy gradient restricted to the search space, so a strategy
-that follows F follows it by forward passes alone. F is smooth in theta, unlike a mean of 0/1 rewards, and N
+that follows F follows it by forward passes only. F is smooth in theta, unlike a mean of 0/1 rewards, and N
 candidates cost S * P completions, not N * P. Prompts whose samples all have the same reward have advantages
 of zero: they are not read, but count in the mean, so that F flattens as there is less to learn.
 
@@ -30,26 +30,25 @@ the strategy's to use (`openai_es`, `optimizer: trust_region`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
-from evolign.evolution.fitness.base import Cost, Judgement
-from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions, spread
-from evolign.evolution.step_size import Calibration, bisect, candidates_at
+from evolign.evolution.fitness.base import Judgement
+from evolign.evolution.prompts import draw_batch, ids, mean_score, sampling, score_completions
+from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
+from evolign.metrics import LOG_RATIO_BOUND
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
 from evolign.tasks.base import Task
-from evolign.types import Example, Population, Rollouts
+from evolign.types import Cost, Direction, Example, Population, Rollouts
 
-LOG_RATIO_BOUND = 20.0
-"""Log ratios are cut here before they are exponentiated: beyond it a candidate is hopeless either way."""
 SCALE_BOUNDS = (0.25, 2.0)
 """The step size changes by no more than this in a step."""
 TOO_FAR = 8.0
-"""Candidates that diverge by more than so many times the wanted say little of the gradient at the mean."""
+"""Beyond this multiple of the wanted divergence, candidates no longer estimate the gradient."""
 
 Readings = tuple[np.ndarray, np.ndarray]
 """(reader_M, read_M): reading m is of the completion `read_M[m]` by the candidate `reader_M[m]`."""
@@ -69,9 +68,18 @@ class Batch:
     size: int
     """Completions (or tokens, where they have the ratios) to which the reward applies, informative or not."""
     cost: Cost
+    fitness_of_mean: float
+    """Mean reward of all completions, informative or not."""
     metrics: dict[str, float]
-    """`fitness_of_mean`: mean reward of all completions, informative or not; `informative`: share of prompts
-    whose samples did not all have the same reward; and more."""
+    """`informative`: share of prompts whose samples did not all have the same reward; and more."""
+
+
+@dataclass(frozen=True)
+class Reading(Judgement):
+    """A judgement, and what the mean has read of the batch."""
+
+    mean_J: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """log pi of the batch's completions under the mean around which the candidates lie."""
 
 
 class LikelihoodFitness:
@@ -86,7 +94,7 @@ class LikelihoodFitness:
     def calibrate(self, space: SearchSpace) -> Calibration:
         """The step size at which candidates diverge from theta = 0 by `fitness.divergence` on average."""
         examples = self._task.train[: self._config.calibration.prompts]
-        rollouts = self._sample(np.zeros(space.dim), examples, 0)
+        rollouts = self._sample(0, examples, 0)
         everything = [example for example in examples for _ in range(rollouts.text_NPS.shape[2])]
         token_ids = list(rollouts.token_ids_NPS.flat)
         population_at = candidates_at(space, self._config)
@@ -101,34 +109,30 @@ class LikelihoodFitness:
             return f"diverges by {value:.2g} nats per completion"
 
         sigma, found, seconds = bisect(divergence_at, self._options.divergence, tell)
-        return Calibration(sigma, found, tell(found), rollouts.num_completions, rollouts.num_tokens, seconds)
+        return Calibration(sigma, found, tell(found), rollouts.cost, seconds)
 
-    def draw(self, mean_D: np.ndarray, generation: int) -> Batch:
+    def draw(self, version: int, generation: int) -> Batch:
         """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
-        examples = draw_batch(self._config, self._task, generation)
-        rollouts = self._sample(mean_D, examples, generation)
-        score_NPS, scores = score_completions(self._scorer, [examples], rollouts)
+        drawn = draw_batch(self._config, self._task, generation)
+        rollouts = self._sample(version, drawn, generation)
+        score_NPS, scores = score_completions(self._scorer, [drawn], rollouts)
         advantage_PS, kept_PS = advantages(score_NPS[0], self._options.normalise)
         token_ids_PS = rollouts.token_ids_NPS[0]
-        samples: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        equal: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for p, sample in np.argwhere(kept_PS).tolist():
-            samples.setdefault((p, token_ids_PS[p, sample]), []).append(sample)
-        kept_examples, token_ids = [examples[p] for p, _ in samples], [ids for _, ids in samples]
+            equal.setdefault((p, token_ids_PS[p, sample]), []).append(sample)
+        examples, token_ids = [drawn[p] for p, _ in equal], [tokens for _, tokens in equal]
         unit_PS = np.vectorize(len)(token_ids_PS) if self._options.ratio == "token" else 1
         return Batch(
-            kept_examples,
-            token_ids,
-            np.array([advantage_PS[p, same[0]] for (p, _), same in samples.items()]),
-            np.array([len(same) for same in samples.values()]),
-            self._logprobs(
-                Population(mean_D[None]), everyone_reads_everything(1, len(samples)), kept_examples, token_ids
-            )
-            if samples
-            else np.zeros((0, 0)),
-            int((~np.isnan(score_NPS[0]) * unit_PS).sum()),
-            Cost(rollouts.num_completions, rollouts.num_tokens, scores.timeouts, scores.crashes),
-            {
-                "fitness_of_mean": float(mean_score(score_NPS)[0]),
+            examples=examples,
+            token_ids=token_ids,
+            advantage_J=np.array([advantage_PS[p, same[0]] for (p, _), same in equal.items()]),
+            count_J=np.array([len(same) for same in equal.values()]),
+            logprob_JT=self._logprobs_of_mean(version, examples, token_ids),
+            size=int((~np.isnan(score_NPS[0]) * unit_PS).sum()),
+            cost=rollouts.cost + scores.cost,
+            fitness_of_mean=float(mean_score(score_NPS)[0]),
+            metrics={
                 "informative": float(kept_PS.any(axis=1).mean()),
                 "truncated": float(rollouts.truncated_NPS.mean()),
                 "seconds_generate": rollouts.seconds,
@@ -136,12 +140,13 @@ class LikelihoodFitness:
             },
         )
 
-    def judge(self, population: Population, batch: Batch) -> Judgement:
+    def judge(self, population: Population, batch: Batch) -> Reading:
         """See `Fitness.judge`."""
         num_candidates = len(population) - 1
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
-            return Judgement(np.zeros(num_candidates), metrics=batch.metrics | spread(np.zeros(1)) | nothing)
+            metrics = batch.metrics | nothing
+            return Reading(np.zeros(num_candidates), batch.fitness_of_mean, metrics=metrics)
         (reader_M, read_M), weight_N = self._who_reads_what(num_candidates, batch)
         by_mean_J, everything_J = np.full(len(batch.examples), num_candidates), np.arange(len(batch.examples))
         all_MT = self._logprobs(
@@ -154,7 +159,6 @@ class LikelihoodFitness:
         objective_M, clipped = self._surrogate(logprob_MT - batch.logprob_JT[read_M], read_M, batch)
         fitness_N = weight_N * np.bincount(reader_M, objective_M, num_candidates) / batch.size
         mean_J = mean_JT.sum(1)
-        mean_D = population.theta_ND[-1] if population.subspace is None else population.subspace.origin_D
         moved_M = logprob_MT.sum(1) - mean_J[read_M]
         measured = {
             "divergence": divergence(moved_M, batch.count_J[read_M]),
@@ -162,18 +166,25 @@ class LikelihoodFitness:
             "clipped": clipped,
         }
         too_far = measured["divergence"] / self._options.divergence
-        return Judgement(
+        return Reading(
             fitness_N if too_far < TOO_FAR else np.zeros(num_candidates),
+            batch.fitness_of_mean,
             step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
-            divergence=lambda step_D: self._divergence_at(mean_D + step_D, mean_J, batch),
-            metrics=batch.metrics | spread(fitness_N) | measured,
+            metrics=batch.metrics | measured,
+            mean_J=mean_J,
         )
 
-    def _divergence_at(self, theta_D: np.ndarray, mean_J: np.ndarray, batch: Batch) -> float:
-        """KL(mean || theta) in nats per completion of the batch, whose log pi under the mean is `mean_J`."""
+    def measure(self, direction: Direction, population: Population, judged: Reading, batch: Batch) -> float:
+        """See `Fitness.measure`: one candidate, a step of the mean, reads the batch."""
         readings = everyone_reads_everything(1, len(batch.examples))
-        theta_J = self._logprobs(Population(theta_D[None]), readings, batch.examples, batch.token_ids).sum(1)
-        return divergence(theta_J - mean_J, batch.count_J)
+
+        def divergence_at(scale: float) -> float:
+            point_K = direction.origin_K + scale * direction.step_K
+            moved = replace(population, theta_NK=point_K[None], with_mean=False)
+            moved_J = self._logprobs(moved, readings, batch.examples, batch.token_ids).sum(1)
+            return divergence(moved_J - judged.mean_J, batch.count_J)
+
+        return divergence_per_square(direction, divergence_at)
 
     def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
         """The readings of a population, and how much what a candidate has read counts, (N,).
@@ -189,8 +200,18 @@ class LikelihoodFitness:
         reader_M, read_M = np.nonzero(part_N[:, None] == part_J)
         return (reader_M, read_M), num_candidates / np.bincount(part_N)[part_N]
 
-    def _sample(self, mean_D: np.ndarray, examples: Sequence[Example], generation: int) -> Rollouts:
-        return self._engine.generate(Population(mean_D[None]), [examples], sampling(self._config, generation))
+    def _sample(self, version: int, examples: Sequence[Example], generation: int) -> Rollouts:
+        how = sampling(self._config, generation)
+        return self._engine.generate(Population.of_mean(version), [ids(examples)], how)
+
+    def _logprobs_of_mean(
+        self, version: int, examples: Sequence[Example], token_ids: Sequence[tuple[int, ...]]
+    ) -> np.ndarray:
+        """Those of completions that the mean policy has sampled, (J, T)."""
+        if not examples:
+            return np.zeros((0, 0))
+        readings = everyone_reads_everything(1, len(examples))
+        return self._logprobs(Population.of_mean(version), readings, examples, token_ids)
 
     def _logprobs(
         self,
@@ -204,7 +225,7 @@ class LikelihoodFitness:
         return self._engine.logprobs(
             population,
             reader_M.tolist(),
-            [examples[j] for j in read_M],
+            [examples[j].id for j in read_M],
             [token_ids[j] for j in read_M],
             self._config.sampling.temperature,
         )
@@ -241,7 +262,8 @@ def parts(batch: Batch, reads: int | None) -> np.ndarray:
     for name in dict.fromkeys(example.id for example in batch.examples):
         rows = [j for j, example in enumerate(batch.examples) if example.id == name]
         worst_first = sorted(rows, key=lambda j: batch.advantage_J[j])
-        best_and_worst = [worst_first.pop(-(k % 2)) for k in range(len(rows))]
+        pairs = zip(worst_first, reversed(worst_first), strict=True)
+        best_and_worst = [row for pair in pairs for row in pair][: len(rows)]
         size = reads or len(rows)
         for begin in range(0, len(rows), size):
             part_J[best_and_worst[begin : begin + size]] = number
@@ -275,7 +297,8 @@ def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.nd
 
 def exp_ratio(log_ratio: np.ndarray) -> np.ndarray:
     """Likelihood ratios from log ratios, safe against overflow."""
-    return np.exp(np.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+    result: np.ndarray = np.exp(np.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+    return result
 
 
 def divergence(log_ratio_M: np.ndarray, count_M: np.ndarray | None = None) -> float:

@@ -7,25 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
-from evolign.evolution.fitness.base import NO_COST, Cost, Judgement
+from evolign.errors import ConfigError
+from evolign.evolution.fitness.base import Judgement
 from evolign.evolution.prompts import (
     change_rate,
     draw_prompts,
+    ids,
     mean_score,
     sampling,
     score_completions,
-    spread,
     with_mean_row,
 )
 from evolign.evolution.step_size import Calibration, calibrate, candidates_at
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
 from evolign.tasks.base import Task
-from evolign.types import Example, Population, Sampling
+from evolign.types import NO_COST, Cost, Direction, Example, Population, Sampling
 
 
 @dataclass(frozen=True)
@@ -52,23 +51,33 @@ class RewardFitness:
             self._engine, population_at, self._task.train, sampling(self._config, 0), self._config
         )
 
-    def draw(self, mean_D: np.ndarray, generation: int) -> Batch:
+    def draw(self, version: int, generation: int) -> Batch:
         """See `Fitness.draw`."""
         examples_NP = with_mean_row(draw_prompts(self._config, self._task, generation))
         return Batch(examples_NP, sampling(self._config, generation))
 
     def judge(self, population: Population, batch: Batch) -> Judgement:
         """See `Fitness.judge`."""
-        rollouts = self._engine.generate(population, batch.examples_NP, batch.sampling)
+        prompts_NP = [ids(examples) for examples in batch.examples_NP]
+        rollouts = self._engine.generate(population, prompts_NP, batch.sampling)
         score_NPS, scores = score_completions(self._scorer, batch.examples_NP, rollouts)
-        fitness_N = mean_score(score_NPS[:-1])
         shared = self._config.evolution.prompt_sharing == "shared"
-        metrics: dict[str, Any] = spread(fitness_N) | {
-            "fitness_of_mean": float(mean_score(score_NPS[-1:])[0]),
+        metrics: dict[str, Any] = {
             "change_rate": change_rate(rollouts.text_NPS, shared),
             "truncated": float(rollouts.truncated_NPS.mean()),
             "seconds_generate": rollouts.seconds,
             "seconds_score": scores.seconds,
         }
-        cost = Cost(rollouts.num_completions, rollouts.num_tokens, scores.timeouts, scores.crashes)
-        return Judgement(fitness_N, cost, metrics=metrics)
+        return Judgement(
+            mean_score(score_NPS[:-1]),
+            fitness_of_mean=float(mean_score(score_NPS[-1:])[0]),
+            cost=rollouts.cost + scores.cost,
+            metrics=metrics,
+        )
+
+    def measure(self, direction: Direction, population: Population, judged: Judgement, batch: Batch) -> float:
+        """Rewards tell nothing of likelihoods: raises ConfigError."""
+        raise ConfigError(
+            "fitness.name = 'reward' cannot measure how far a step moves the policy; use a strategy that "
+            "sizes its steps itself, or fitness.name = likelihood"
+        )

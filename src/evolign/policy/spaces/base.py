@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from evolign.types import Population, Subspaces
+from evolign.types import Population
 
 if TYPE_CHECKING:  # the loop names search spaces, and `evolign list` loads it without torch
     from torch import Tensor
@@ -37,21 +37,37 @@ class SharedFactors:
 
 
 class SearchSpace(Protocol):
-    """A family of adapters; theta = 0 is the adapter that the search starts from."""
+    """A family of adapters; theta = 0 is the adapter that the search starts from.
+
+    A space is immutable: where the search stands, `mean_D`, is handed in.
+    """
 
     dim: int
     """D."""
-    subspaces: Subspaces | None
-    """Where the candidates of a population lie in one random subspace; None: anywhere."""
+    subspace_dim: int | None
+    """K, where the candidates of a population lie in one random subspace around the mean; None: anywhere."""
 
-    def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
-        """What the candidates share, one per adapted layer, in a fixed order."""
-        ...
-
-    def scales(self, population: Population) -> "tuple[Tensor, Tensor]":
-        """The scales a and b of every candidate, float32, each (N, sum of R over layers)."""
+    def lift(self, mean_D: np.ndarray, subspace: int | None, step_K: np.ndarray) -> np.ndarray:
+        """Map coordinates in a subspace around `mean_D` to a step of the whole space, shape (D,). Linear."""
         ...
 
     def decode(self, theta_D: np.ndarray) -> "Adapter":
-        """The LoRA adapter that a candidate stands for."""
+        """The LoRA adapter that a point of the space stands for."""
+        ...
+
+    def adapters(self, population: Population, mean_D: np.ndarray) -> "Iterator[Adapter]":
+        """The adapter of every candidate in turn, the mean's last where it takes part."""
+        ...
+
+
+@runtime_checkable
+class SharesFactors(Protocol):
+    """What a space may offer beside `adapters`, so that a batch can mix its candidates."""
+
+    def shared_factors(self, population: Population, mean_D: np.ndarray) -> Iterator[SharedFactors]:
+        """What the candidates share, one per adapted layer, in a fixed order."""
+        ...
+
+    def scales(self, population: Population, mean_D: np.ndarray) -> "tuple[Tensor, Tensor]":
+        """The scales a and b of every candidate, float32, each (N, sum of R over layers)."""
         ...

@@ -25,7 +25,7 @@ from evolign.policy.adapter import Adapter, Lora
 from evolign.policy.spaces.base import SharedFactors
 from evolign.policy.spaces.fixed import Fixed
 from evolign.seeding import stream
-from evolign.types import Population, Subspace, Subspaces
+from evolign.types import Population
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class _Directions:
     """(R + terms,): c and d."""
 
     def scales(self, coordinates_NK: np.ndarray) -> np.ndarray:
-        return self.start + self.size * coordinates_NK
+        result: np.ndarray = self.start + self.size * coordinates_NK
+        return result
 
     def lift(self, coordinates_K: np.ndarray) -> np.ndarray:
-        return (self.left * (self.size * coordinates_K)) @ self.right.T
+        result: np.ndarray = (self.left * (self.size * coordinates_K)) @ self.right.T
+        return result
 
 
 class LoraFactors:
@@ -60,35 +62,44 @@ class LoraFactors:
         self._widths = [len(lora.A) + terms for lora in self._loras for _ in "AB"]
         self.dim = sum(lora.A.numel() + lora.B.numel() for lora in self._loras)
         self._width = sum(self._widths)
-        self.subspaces: Subspaces | None = Subspaces(self._width, self._lift)
+        self.subspace_dim: int | None = self._width
         self._weights = [weight for lora in self._loras for weight in _weights(lora)]
-        self._drawn: tuple[Subspace, list[_Directions]] | None = None
+        self._drawn: tuple[int, np.ndarray, list[_Directions]] | None = None
 
     def __str__(self) -> str:
         return f"{self.dim:,} LoRA weights of {len(self._loras)} layers in subspaces of {self._width:,}"
 
-    def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
-        """See `SearchSpace.shared_factors`."""
+    def shared_factors(self, population: Population, mean_D: np.ndarray) -> Iterator[SharedFactors]:
+        """See `SharesFactors.shared_factors`."""
         if population.subspace is None:
-            yield from Fixed(self.decode(_only(population))).shared_factors(population)
+            _check_alone(population)
+            yield from Fixed(self.decode(population.rows(mean_D)[0])).shared_factors(population, mean_D)
             return
-        drawn = self._directions(population.subspace)
+        drawn = self._directions(mean_D, population.subspace)
         for (name, lora), of_A, of_B in zip(
             self._adapter.modules.items(), drawn[::2], drawn[1::2], strict=True
         ):
             factors = _tensor(of_A.right), _tensor(of_B.right.T @ of_A.left), _tensor(of_B.left)
             yield SharedFactors(name, *factors, lora.scaling)
 
-    def scales(self, population: Population) -> tuple[Tensor, Tensor]:
-        """See `SearchSpace.scales`."""
+    def scales(self, population: Population, mean_D: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See `SharesFactors.scales`."""
+        rows_NK = population.rows(mean_D)
         if population.subspace is None:
-            _check(_only(population), self.dim)
-            return Fixed(self._adapter).scales(population)
-        _check(population.theta_ND[0], self._width)
-        drawn = self._directions(population.subspace)
-        pieces = self._per_factor(population.theta_ND)
+            _check_alone(population)
+            _check(rows_NK[0], self.dim)
+            return Fixed(self._adapter).scales(population, mean_D)
+        _check(rows_NK[0], self._width)
+        drawn = self._directions(mean_D, population.subspace)
+        pieces = self._per_factor(rows_NK)
         scales = [factor.scales(piece) for factor, piece in zip(drawn, pieces, strict=True)]
         return _tensor(np.concatenate(scales[::2], axis=1)), _tensor(np.concatenate(scales[1::2], axis=1))
+
+    def adapters(self, population: Population, mean_D: np.ndarray) -> Iterator[Adapter]:
+        """See `SearchSpace.adapters`."""
+        for row_K in population.rows(mean_D):
+            inside = population.subspace is not None
+            yield self.decode(mean_D + self.lift(mean_D, population.subspace, row_K) if inside else row_K)
 
     def decode(self, theta_D: np.ndarray) -> Adapter:
         """A and B plus their steps: at theta = 0 the starting adapter bit for bit."""
@@ -99,9 +110,11 @@ class LoraFactors:
         }
         return Adapter(modules, self._adapter.config)
 
-    def _lift(self, subspace: Subspace, step_K: np.ndarray) -> np.ndarray:
-        """See `Subspaces.lift`."""
-        drawn, pieces = self._directions(subspace), self._per_factor(step_K)
+    def lift(self, mean_D: np.ndarray, subspace: int | None, step_K: np.ndarray) -> np.ndarray:
+        """See `SearchSpace.lift`."""
+        if subspace is None:
+            return step_K
+        drawn, pieces = self._directions(mean_D, subspace), self._per_factor(step_K)
         return np.concatenate([factor.lift(z).ravel() for factor, z in zip(drawn, pieces, strict=True)])
 
     def _per_factor(self, coordinates: np.ndarray) -> list[np.ndarray]:
@@ -118,15 +131,14 @@ class LoraFactors:
                 yield factor.double().numpy() + theta_D[begin:end].reshape(factor.shape)
                 begin = end
 
-    def _directions(self, subspace: Subspace) -> list[_Directions]:
+    def _directions(self, mean_D: np.ndarray, subspace: int) -> list[_Directions]:
         """Those of A and of B of every layer in turn; the last ones are remembered."""
-        last = None if self._drawn is None else self._drawn[0]
-        if last is None or last.seed != subspace.seed or (last.origin_D != subspace.origin_D).any():
-            generator = stream(subspace.seed, "directions")
-            factors = zip(self._factors(subspace.origin_D), self._weights, strict=True)
-            self._drawn = subspace, [self._draw(generator, factor, weight) for factor, weight in factors]
-        assert self._drawn is not None
-        return self._drawn[1]
+        if self._drawn is None or self._drawn[0] != subspace or (self._drawn[1] != mean_D).any():
+            generator = stream(subspace, "directions")
+            factors = zip(self._factors(mean_D), self._weights, strict=True)
+            drawn = [self._draw(generator, factor, weight) for factor, weight in factors]
+            self._drawn = subspace, mean_D.copy(), drawn
+        return self._drawn[2]
 
     def _draw(self, generator: np.random.Generator, factor: np.ndarray, weight: float) -> _Directions:
         rows, columns = factor.shape
@@ -161,14 +173,12 @@ def _orthonormal(generator: np.random.Generator, length: int, count: int) -> np.
     return np.concatenate([np.linalg.qr(block)[0] for block in blocks], axis=1)[:, :count]
 
 
-def _only(population: Population) -> np.ndarray:
-    """Its only candidate."""
+def _check_alone(population: Population) -> None:
     if len(population) != 1:
         raise ValueError(
             f"the space `lora` describes {len(population)} candidates in one subspace only; "
             "Population.subspace is None"
         )
-    return population.theta_ND[0]
 
 
 def _check(theta: np.ndarray, dim: int) -> None:

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evolign.config.policy import values_that_move
 from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter, Lora
 from evolign.policy.spaces.base import SharedFactors
 from evolign.seeding import stream
-from evolign.types import Population, Subspaces
+from evolign.types import Population
 
 
 class _Layer:
@@ -61,7 +62,7 @@ class SingularValues:
             _Layer(name, lora, stream(seed, "singular_values", name))
             for name, lora in adapter.modules.items()
         ]
-        self._moving = [int(alpha * layer.rank + 1e-9) for layer in self._layers]
+        self._moving = [values_that_move(alpha, layer.rank) for layer in self._layers]
         for layer, moving in zip(self._layers, self._moving, strict=True):
             if moving == 0:
                 raise ConfigError(
@@ -70,22 +71,21 @@ class SingularValues:
                     f"{math.ceil(1000 / layer.rank) / 1000}"
                 )
         self.dim = 2 * sum(self._moving)
-        self.subspaces: Subspaces | None = None
+        self.subspace_dim: int | None = None
 
     def __str__(self) -> str:
         return f"{self.dim:,} singular values of {len(self._layers)} layers"
 
-    def coordinates(self) -> list[str]:
-        """A name for each of the D coordinates."""
-        return [
-            f"{layer.name}.{factor}[{i}]"
-            for layer, moving in zip(self._layers, self._moving, strict=True)
-            for factor in "AB"
-            for i in range(moving)
-        ]
+    def lift(self, mean_D: np.ndarray, subspace: int | None, step_K: np.ndarray) -> np.ndarray:
+        """See `SearchSpace.lift`: the space is searched as a whole, K = D."""
+        return step_K
 
-    def shared_factors(self, population: Population) -> Iterator[SharedFactors]:
-        """See `SearchSpace.shared_factors`; the same for every population."""
+    def adapters(self, population: Population, mean_D: np.ndarray) -> Iterator[Adapter]:
+        """See `SearchSpace.adapters`."""
+        return map(self.decode, population.rows(mean_D))
+
+    def shared_factors(self, population: Population, mean_D: np.ndarray) -> Iterator[SharedFactors]:
+        """See `SharesFactors.shared_factors`; the same for every population."""
         for layer in self._layers:
             yield SharedFactors(
                 layer.name,
@@ -95,9 +95,9 @@ class SingularValues:
                 layer.lora.scaling,
             )
 
-    def scales(self, population: Population) -> tuple[Tensor, Tensor]:
-        """See `SearchSpace.scales`."""
-        offsets_A, offsets_B = self._offsets(population.theta_ND)
+    def scales(self, population: Population, mean_D: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See `SharesFactors.scales`."""
+        offsets_A, offsets_B = self._offsets(population.rows(mean_D))
         a = np.concatenate([layer.s_A for layer in self._layers]) + np.concatenate(offsets_A, axis=1)
         b = np.concatenate([layer.s_B for layer in self._layers]) + np.concatenate(offsets_B, axis=1)
         return torch.tensor(a, dtype=torch.float32), torch.tensor(b, dtype=torch.float32)
