@@ -58,7 +58,14 @@ def test_the_configuration_page_tells_nothing_twice():
     assert len(lines) < 600, "a reader has to find their way on it"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+WITH_YAML = [page for page in PAGES if blocks(page, "yaml")]
+
+
+def test_every_method_page_shows_a_recipe():
+    assert {page for page in PAGES if page.parent.name == "methods"} <= set(WITH_YAML)
+
+
+@pytest.mark.parametrize("page", WITH_YAML, ids=lambda page: page.name)
 def test_every_yaml_example_is_a_valid_configuration(page):
     for text in blocks(page, "yaml"):
         parse(yaml.safe_load(text), source=page.name)

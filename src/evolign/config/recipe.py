@@ -57,7 +57,7 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
     if method not in CONFIGS:
         raise unknown_name("method", method, CONFIGS)
     kind = CONFIGS[method]
-    for section in ("task", "space", "fitness", "strategy"):
+    for section in ("task", "space", "fitness", "strategy", "engine"):
         default = getattr(kind.model_fields.get(section), "default", None)
         if default is not None and isinstance(tree.get(section), dict):
             tree[section].setdefault("name", default.name)
