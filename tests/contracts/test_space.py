@@ -162,10 +162,11 @@ def test_coordinates_lift_linearly_to_steps_whose_adapter_is_the_candidates(make
     assert lifted.shape == (space.dim,)
     both = space.lift(mean_D, everyone.subspace, 2 * x - y)
     assert np.allclose(both, 2 * lifted - space.lift(mean_D, everyone.subspace, y))
-    point_D = x if everyone.subspace is None else mean_D + lifted
-    first = next(iter(space.adapters(everyone, mean_D)))
-    for name, lora in space.decode(point_D).modules.items():
-        assert torch.equal(first.modules[name].A, lora.A) and torch.equal(first.modules[name].B, lora.B)
+    for row_K, found in zip(everyone.theta_NK, space.adapters(everyone, mean_D), strict=True):
+        step_D = space.lift(mean_D, everyone.subspace, row_K)
+        point_D = row_K if everyone.subspace is None else mean_D + step_D
+        for name, lora in space.decode(point_D).modules.items():
+            assert torch.equal(found.modules[name].A, lora.A) and torch.equal(found.modules[name].B, lora.B)
 
 
 def coordinates(space: SingularValues) -> list[str]:

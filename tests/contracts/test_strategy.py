@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import searching
 from evolign.config.recipe import parse
 from evolign.errors import ConfigError, RunError
 from evolign.strategies import STRATEGIES, CmaEs, OpenAiEs, Snes, build_strategy
+from evolign.strategies.mean import Mean
 
 DIM, POPULATION, SIGMA = 6, 8, 0.3
 VARIANTS = [
@@ -147,6 +149,49 @@ def test_arguments_are_not_changed_and_results_are_fresh_copies(name, options):
             array[...] = 0
     advance(undisturbed, 3)
     assert np.array_equal(advance(strategy, 2), advance(undisturbed, 2))
+
+
+@every_variant
+def test_a_mean_that_follows_the_moves_is_where_the_strategy_is_bit_for_bit(name, options):
+    strategy, undisturbed, mean, moves = build(name, options), build(name, options), Mean(DIM), 0
+    for generation in range(12):
+        theta_ND = strategy.ask()
+        fitness_N = np.zeros(POPULATION) if generation == 4 else fitness_of(theta_ND)
+        move = searching.advance(strategy, fitness_N, divergence_of)
+        searching.advance(undisturbed, fitness_N, divergence_of)
+        if move is not None:
+            mean.follow(pickle.loads(pickle.dumps(move)))
+            moves += 1
+            for array in vars(move).values():
+                if isinstance(array, np.ndarray):
+                    array[:] = np.nan
+        assert mean.point.tobytes() == strategy.mean.tobytes() == undisturbed.mean.tobytes()
+    assert mean.version == moves and mean.point.any()
+
+
+@every_variant
+def test_asking_for_the_direction_changes_nothing(name, options):
+    strategy, undisturbed = build(name, options), build(name, options)
+    for _ in range(4):
+        theta_ND = strategy.ask()
+        fitness_N = fitness_of(theta_ND)
+        told = theta_ND.copy(), fitness_N.copy()
+        before = strategy.state_dict()
+        first, second = (strategy.direction(theta_ND, fitness_N) for _ in range(2))
+        assert (first is not None) == (second is not None) == ("trust_region" in options.values())
+        if first is not None:
+            assert np.array_equal(first.origin_K, strategy.mean)
+            assert np.array_equal(first.step_K, second.step_K) and first.scale == second.scale
+            for array in (first.origin_K, first.step_K):
+                array[:] = np.nan
+        assert np.array_equal(theta_ND, told[0]) and np.array_equal(fitness_N, told[1])
+        after = strategy.state_dict()
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[key], after[key]) for key in before)
+        for each in (strategy, undisturbed):
+            each.tell(theta_ND, fitness_N, divergence=None if second is None else 1.5)
+        assert np.array_equal(strategy.mean, undisturbed.mean) and strategy.sigma == undisturbed.sigma
+        assert np.array_equal(strategy.ask(), undisturbed.ask())
 
 
 @every_variant

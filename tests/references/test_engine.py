@@ -240,7 +240,7 @@ def test_a_population_of_another_version_and_an_unknown_prompt_are_engine_errors
             with pytest.raises(EngineError, match=f"version {version} of the mean, .* has followed 3 moves"):
                 engine.logprobs(other, [0], names[:1], [(3, 4)])
         with pytest.raises(EngineError, match="prompt 'unknown' is not known"):
-            engine.generate(current, [names, [*names[1:], "unknown"], names, names][: len(current)], GREEDY)
+            engine.generate(current, [names] * (len(current) - 1) + [[*names[1:], "unknown"]], GREEDY)
         with pytest.raises(EngineError, match="prompt 'unknown' is not known"):
             engine.logprobs(current, [0, 1], [names[0], "unknown"], [(3, 4), (5,)])
         assert engine.generate(current, [names] * len(current), GREEDY).text_NPS.shape[0] == len(current)

@@ -75,7 +75,7 @@ def test_a_placed_mean_stands_without_momentum() -> None:
     assert len(mean.state_dict()["first"]) == 0
 
 
-@pytest.mark.parametrize("name", ["point", "first"])
+@pytest.mark.parametrize("name", ["point", "first", "second"])
 def test_a_mean_of_another_space_is_refused(name: str) -> None:
     state = Mean(DIM).state_dict() | {name: np.zeros(DIM + 1)}
     with pytest.raises(

@@ -134,7 +134,7 @@ def _read_run(path: Path, label: str | None) -> Run:
     if not (path / "config.json").is_file():
         raise RunError("it is not a run directory: it holds no config.json")
     config = _object(path / "config.json")
-    if "format" in config:  # runs of version 0.1 and of other programs have none
+    if "format" in config:  # earlier runs and those of other programs have none
         check_format(config["format"], path / "config.json")
     rows = _rows(path / "metrics.jsonl")
     if not (path / "result.json").is_file():

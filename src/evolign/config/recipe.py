@@ -23,7 +23,7 @@ FORMER = {
     "fitness (singular_values, cma_es, reward); write `method: evolution`",
     "reward": "reward: the section that says how rewards are run is called `scoring`; write `scoring:`",
 }
-"""What recipes of version 0.1 say that is called otherwise now."""
+"""What earlier recipes say that has another name now."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

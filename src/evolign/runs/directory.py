@@ -225,7 +225,7 @@ def check_format(found: Any, path: Path) -> None:
         )
     raise RunError(
         f"{str(path)!r} has no format number that this version knows (format {found!r}; it reads format "
-        f"{FORMAT}), as runs of evolign 0.1 have none; use the version that wrote it, or start a new run"
+        f"{FORMAT}): it was written before there was one; use the version that wrote it, or start a new run"
     )
 
 
