@@ -68,8 +68,15 @@ def digest(policy: Policy, population: Population, mean: Mean) -> str:
     return found.hexdigest()
 
 
-def search(config: EvolutionConfig, policy: Policy) -> Iterator[tuple[Population, Move | None, str]]:
-    """Twenty steps with random fitness: what is sent at each of them, and where the driver itself is."""
+def place(mean: Mean) -> str:
+    """Where the mean is and what momentum it has, to the last bit."""
+    state = mean.state_dict()
+    return hashlib.blake2b(b"".join(state[name].tobytes() for name in sorted(state))).hexdigest()
+
+
+def search(config: EvolutionConfig, policy: Policy) -> Iterator[tuple[Population, Move | None, str, str]]:
+    """Twenty steps with random fitness: what is sent at each of them, and where the driver itself is before
+    and after the move."""
     space, rng = policy.space, np.random.default_rng(0)
     inside = space.subspace_dim is not None
     strategy = build_strategy(config.strategy, space.subspace_dim or space.dim, SIGMA, config.seed, inside)
@@ -83,7 +90,7 @@ def search(config: EvolutionConfig, policy: Policy) -> Iterator[tuple[Population
         move = strategy.tell(population.theta_NK, fitness_N, 1.0, divergence)
         if move is not None:
             mean.follow(move, space.lift)
-        yield population, move, found
+        yield population, move, found, place(mean)
 
 
 @pytest.fixture(params=SEARCHES)
@@ -103,10 +110,10 @@ def test_another_process_that_has_only_a_spec_arrives_at_the_same_bits(
 ) -> None:
     config, policy, spec = started
     sent, expected = [pickle.dumps(spec)], []
-    for population, move, found in search(config, policy):
+    for population, move, before, after in search(config, policy):
         sent.append(pickle.dumps((population, move)))
-        expected.append(found)
-    assert len(set(expected)) == STEPS, "every step is somewhere else"
+        expected += [before, after]
+    assert len(set(expected)) == 2 * STEPS, "every step is somewhere else"
     packed = b"".join(len(data).to_bytes(8, "big") + data for data in sent)
     command = [sys.executable, __file__]
     answer = subprocess.run(command, input=packed, capture_output=True, check=True).stdout.decode().split()
@@ -118,12 +125,14 @@ def test_what_crosses_per_step_does_not_grow_with_the_policy(
 ) -> None:
     config, policy, spec = started
     assert len(pickle.dumps(spec)) < 4096
-    for population, move, _ in search(config, policy):
+    for population, move, *_ in search(config, policy):
         candidates, coordinates = population.theta_NK.shape
         sent = len(pickle.dumps(population)) + len(pickle.dumps(move))
-        assert sent <= 16 * candidates * coordinates + 4096
+        bound = 16 * candidates * coordinates + 4096
+        assert sent <= bound
         if policy.space.subspace_dim is not None:
             assert policy.space.dim > 10 * coordinates, "or the bound would say nothing"
+            assert sent + 8 * policy.space.dim > bound, "one vector of the whole space would be too much"
 
 
 def follow(stream: Any) -> None:
@@ -137,6 +146,7 @@ def follow(stream: Any) -> None:
         print(digest(policy, population, mean))
         if move is not None:
             mean.follow(move, policy.space.lift)
+        print(place(mean))
 
 
 if __name__ == "__main__":

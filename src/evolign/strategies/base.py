@@ -25,7 +25,7 @@ class Strategy(Protocol):
     >>> strategy = Snes(dim=2, population=8, sigma=0.5, seed=0)
     >>> for _ in range(50):
     ...     theta_ND = strategy.ask()
-    ...     strategy.tell(theta_ND, -((theta_ND - 1.0) ** 2).sum(axis=1))
+    ...     move = strategy.tell(theta_ND, -((theta_ND - 1.0) ** 2).sum(axis=1))
     >>> bool(abs(strategy.mean - 1.0).max() < 0.01)
     True
     """

@@ -31,7 +31,7 @@ class CmaEs:
 
     >>> strategy = CmaEs(dim=3, population=8, sigma=0.5, seed=0)
     >>> theta_ND = strategy.ask()
-    >>> strategy.tell(theta_ND, fitness_N=-(theta_ND**2).sum(axis=1))
+    >>> move = strategy.tell(theta_ND, fitness_N=-(theta_ND**2).sum(axis=1))
     >>> strategy.state_dict()["fitness"].shape
     (1, 8)
     """
@@ -83,6 +83,7 @@ class CmaEs:
 
     def direction(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
         """None: the step size is the strategy's own."""
+        check_told(self.ask(), theta_ND, fitness_N)
         return None
 
     def tell(
@@ -91,10 +92,11 @@ class CmaEs:
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
         divergence: float | None = None,
-    ) -> Jump:
+    ) -> Jump | None:
         """Update mean, step size and covariance from the ranking of the candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
-        if np.ptp(fitness_N) > 0:
+        differs = bool(np.ptp(fitness_N) > 0)
+        if differs:
             # pycma minimises: here, and only here, the sign flips. It uses only the ranking, but
             # sorts unstably: ranks make the order of equal candidates the same on every machine.
             rank_N = np.argsort(np.argsort(-fitness_N, kind="stable"))
@@ -103,7 +105,7 @@ class CmaEs:
         self._candidates = []
         self._history.append(fitness_N)
         self._scales.append(step_scale)
-        return Jump(self.mean)
+        return Jump(self.mean) if differs else None
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Fitness, (generations, N), and step scale of all generations; mean and sigma to check by."""

@@ -50,7 +50,7 @@ class OpenAiEs:
 
     >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
-    >>> strategy.tell(theta_ND, fitness_N=-((theta_ND - 1) ** 2).sum(axis=1))
+    >>> move = strategy.tell(theta_ND, fitness_N=-((theta_ND - 1) ** 2).sum(axis=1))
     >>> strategy.mean.round(6).tolist()
     [0.05, 0.05, 0.05]
     """
@@ -140,7 +140,8 @@ class OpenAiEs:
             raise ValueError(
                 "tell: optimizer = 'trust_region' needs the divergence of a step along direction()"
             )
-        step = None if gradient_K is None else self._step(gradient_K, divergence)
+        measured = divergence if self._optimizer == "trust_region" else None
+        step = None if gradient_K is None else self._step(gradient_K, measured)
         self._sigma *= step_scale
         self._generation += 1
         self._drawn = None

@@ -20,7 +20,7 @@ class RandomSearch:
 
     >>> strategy = RandomSearch(dim=3, population=8, sigma=0.5, seed=0)
     >>> theta_ND = strategy.ask()
-    >>> strategy.tell(theta_ND, fitness_N=np.arange(8.0))
+    >>> move = strategy.tell(theta_ND, fitness_N=np.arange(8.0))
     >>> bool((strategy.mean == theta_ND[7]).all())
     True
     """
@@ -53,6 +53,7 @@ class RandomSearch:
 
     def direction(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
         """None: the step size is the strategy's own."""
+        check_told(self.ask(), theta_ND, fitness_N)
         return None
 
     def tell(
@@ -61,16 +62,17 @@ class RandomSearch:
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
         divergence: float | None = None,
-    ) -> Jump:
+    ) -> Jump | None:
         """Keep the best candidate if it is better than the incumbent."""
         asked_ND = self.ask()
         fitness_N = check_told(asked_ND, theta_ND, fitness_N)
-        if np.ptp(fitness_N) > 0 and fitness_N.max() > self._best_fitness:
+        better = bool(np.ptp(fitness_N) > 0 and fitness_N.max() > self._best_fitness)
+        if better:
             self._incumbent_D = asked_ND[fitness_N.argmax()].copy()
             self._best_fitness = float(fitness_N.max())
         self._sigma *= step_scale
         self._generation += 1
-        return Jump(self.mean)
+        return Jump(self.mean) if better else None
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The incumbent, its fitness and the number of generations."""

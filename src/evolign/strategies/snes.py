@@ -24,7 +24,7 @@ class Snes:
 
     >>> strategy = Snes(dim=3, population=8, sigma=0.5, seed=0)
     >>> theta_ND = strategy.ask()
-    >>> strategy.tell(theta_ND, fitness_N=-(theta_ND**2).sum(axis=1))
+    >>> move = strategy.tell(theta_ND, fitness_N=-(theta_ND**2).sum(axis=1))
     >>> strategy.mean.shape
     (3,)
     """
@@ -68,6 +68,7 @@ class Snes:
 
     def direction(self, theta_ND: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
         """None: the step size is the strategy's own."""
+        check_told(self.ask(), theta_ND, fitness_N)
         return None
 
     def tell(
@@ -76,10 +77,11 @@ class Snes:
         fitness_N: np.ndarray,
         step_scale: float = 1.0,
         divergence: float | None = None,
-    ) -> Jump:
+    ) -> Jump | None:
         """Move mean and step sizes towards the better candidates."""
         fitness_N = check_told(self.ask(), theta_ND, fitness_N)
-        if np.ptp(fitness_N) > 0:
+        differs = bool(np.ptp(fitness_N) > 0)
+        if differs:
             s_ND = self._noise()
             u_N = shaping.by_rank(fitness_N, utilities(self.population))
             gradient_mu_D = u_N @ s_ND  # Algorithm 2, line 9
@@ -88,7 +90,7 @@ class Snes:
             self._sigma_D = self._sigma_D * np.exp(self._eta_sigma / 2 * gradient_sigma_D)  # line 12
         self._sigma_D = self._sigma_D * step_scale
         self._generation += 1
-        return Jump(self.mean)
+        return Jump(self.mean) if differs else None
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Mean, step sizes and the number of generations."""
