@@ -21,12 +21,13 @@ from engine import random_model
 
 from evolign.config.recipe import parse
 from evolign.engines.transformers.engine import TransformersEngine
-from evolign.evolution.prompts import ids, score_completions
+from evolign.evolution.prompts import score_completions
 from evolign.policy.policy import load_policy
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
 from evolign.strategies.cma_es import CmaEs
 from evolign.tasks import build_task
+from evolign.tasks.base import ids
 from evolign.types import Population, Sampling
 
 RANK, DIMENSIONS = 128, 8192

@@ -12,7 +12,7 @@ from evolign.errors import ConfigError, RewardError
 from evolign.metrics import ROUGE, bootstrap, has_words, interval, pass_at_k, rouge
 from evolign.rewards.scoring import Scorer
 from evolign.seeding import key
-from evolign.tasks.base import Task
+from evolign.tasks.base import Task, ids
 from evolign.types import NO_COST, Cost, Example, Population, Rollouts, Sampling
 
 TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
@@ -58,7 +58,7 @@ def evaluate(
     for name in options.decoding:
         count = options.samples if TEMPERATURE[name] > 0 else 1
         sampling = Sampling(max_new_tokens, TEMPERATURE[name], count, noise_seed=key(seed, "evaluation"))
-        rollouts = engine.generate(policy, [[example.id for example in examples]], sampling)
+        rollouts = engine.generate(policy, [ids(examples)], sampling)
         text_PS = rollouts.text_NPS[0]
         repeated = [example for example in examples for _ in range(count)]
         scores = scorer.score(repeated, list(text_PS.flat))

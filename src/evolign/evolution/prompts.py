@@ -1,7 +1,7 @@
 """One generation: the prompts that go into it and the numbers that come out."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,6 @@ def sampling(config: EvolutionConfig, generation: int) -> Sampling:
         config.sampling.samples_per_prompt,
         noise_seed=key(config.seed, "generation", generation),
     )
-
-
-def ids(examples: Iterable[Example]) -> list[str]:
-    """What prompts are called on the way to an engine."""
-    return [example.id for example in examples]
 
 
 def score_completions(

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.errors import EngineError
-from evolign.evolution.prompts import change_rate, ids
+from evolign.evolution.prompts import change_rate
 from evolign.policy.spaces.base import SearchSpace
 from evolign.seeding import key, stream
+from evolign.tasks.base import ids
 from evolign.types import Cost, Direction, Example, Population, Sampling
 
 FIRST_SIGMA = 0.05

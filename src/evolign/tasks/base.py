@@ -4,7 +4,7 @@ Tasks are protocols, not base classes: anything with these attributes is one.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from evolign.errors import ConfigError
@@ -36,6 +36,11 @@ class Task(Protocol):
 def examples(task: Task) -> list[Example]:
     """The rows of a task that a run samples completions of: those of train, validation and test."""
     return [*task.train, *task.validation, *task.test]
+
+
+def ids(examples: Iterable[Example]) -> list[str]:
+    """What prompts are called on the way to an engine."""
+    return [example.id for example in examples]
 
 
 def prompt_key(prompt: Prompt) -> str:

@@ -18,7 +18,7 @@ from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.runs.provenance import peak_memory_bytes
 from evolign.runs.tally import Tally
-from evolign.tasks.base import Task
+from evolign.tasks.base import Task, ids
 from evolign.trainers.checkpoints import best_file, restore, seal
 from evolign.trainers.trainable import Trainable
 from evolign.types import Example, Population, Rollouts, Sampling
@@ -208,7 +208,7 @@ class PolicySession(Session):
     def sample(self, examples: Sequence[Example], sampling: Sampling) -> Rollouts:
         """Completions of `examples` by the model as it stands, counted: shape (1, P, S)."""
         with self.trainable.inference():
-            rollouts = self._engine.generate(POLICY, [[example.id for example in examples]], sampling)
+            rollouts = self._engine.generate(POLICY, [ids(examples)], sampling)
         self.state.add(rollouts.cost)
         return rollouts
 

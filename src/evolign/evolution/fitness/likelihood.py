@@ -37,12 +37,12 @@ import numpy as np
 from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import Judgement
-from evolign.evolution.prompts import draw_batch, ids, mean_score, sampling, score_completions
+from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
-from evolign.tasks.base import Task
+from evolign.tasks.base import Task, ids
 from evolign.types import Cost, Direction, Example, Population, Rollouts
 
 SCALE_BOUNDS = (0.25, 2.0)

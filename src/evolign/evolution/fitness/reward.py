@@ -14,7 +14,6 @@ from evolign.evolution.fitness.base import Judgement
 from evolign.evolution.prompts import (
     change_rate,
     draw_prompts,
-    ids,
     mean_score,
     sampling,
     score_completions,
@@ -23,7 +22,7 @@ from evolign.evolution.prompts import (
 from evolign.evolution.step_size import Calibration, calibrate, candidates_at
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
-from evolign.tasks.base import Task
+from evolign.tasks.base import Task, ids
 from evolign.types import NO_COST, Cost, Direction, Example, Population, Sampling
 
 
