@@ -39,10 +39,10 @@ def main() -> None:
     model.generation_config.update(**special)
     print(f"{model.num_parameters():,} parameters", flush=True)
     rng = stream(llama.SEED, "architecture", "arithmetic")
-    train(model, tokenizer, llama.draw_row, rng, steps=llama.STEPS, batch_size=llama.BATCH_SIZE)  # type: ignore[arg-type]
+    train(model, tokenizer, llama.draw_row, rng, steps=llama.STEPS, batch_size=llama.BATCH_SIZE)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    llama.report(model, tokenizer)  # type: ignore[arg-type]
+    llama.report(model, tokenizer)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def habit(base: BaseModel, adapter: Path) -> float:
         names = [example.id for example in examples]
         rollouts = engine.generate(Population.of_mean(), [names], Sampling(8, 0.0))
     written = [beginning + text for text in rollouts.text_NPS[0, :, 0]]
-    return statistics.mean(text == p.sloppy for text, p in zip(written, PROBLEMS, strict=True))
+    return statistics.fmean(text == p.sloppy for text, p in zip(written, PROBLEMS, strict=True))
 
 
 def measure(run: Path) -> dict[str, float]:

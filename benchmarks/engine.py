@@ -111,6 +111,7 @@ class Bench:
     """One model with 32 candidates, as every contender wants them."""
 
     def __init__(self, base: Any, folder: Path) -> None:
+        from evolign.config import EvolutionConfig
         from evolign.config.recipe import parse
         from evolign.policy.adapter import Adapter, Lora, read_adapter
         from evolign.policy.policy import Policy, load_policy
@@ -118,6 +119,7 @@ class Bench:
         from evolign.types import Population
 
         config = parse({"adapter": {"rank": RANK, "target_modules": "all-linear", "warm_start": None}})
+        assert isinstance(config, EvolutionConfig)
         start = load_policy(config, base, [], folder / "new").adapter
         noise = np.random.default_rng(0)
         trained = {
@@ -225,7 +227,7 @@ class Bench:
         linear = [m for m in self.base.model.modules() if isinstance(m, torch.nn.Linear)]
         inner = sum(m.weight.numel() for m in linear) - head
         rows = CANDIDATES * prompts
-        return 2 * rows * ((length + tokens - 1) * inner + tokens * head) / matrix_rate()
+        return float(2 * rows * ((length + tokens - 1) * inner + tokens * head) / matrix_rate())
 
 
 def _generate(model: Any, ids_BT: torch.Tensor, tokens: int, **more: Any) -> np.ndarray:
@@ -241,7 +243,8 @@ def _generate(model: Any, ids_BT: torch.Tensor, tokens: int, **more: Any) -> np.
             eos_token_id=NEVER,
             **more,
         )
-    return output[:, ids_BT.shape[1] :].cpu().numpy()
+    new_tokens: np.ndarray = output[:, ids_BT.shape[1] :].cpu().numpy()
+    return new_tokens
 
 
 def matrix_rate() -> float:

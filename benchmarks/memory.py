@@ -61,7 +61,7 @@ def peak_of(recipe: dict[str, Any], out: Path, changes: Sequence[str] = ()) -> i
     config = out.with_suffix(".yaml")
     config.write_text(json.dumps(recipe))  # JSON is YAML
     run(["-c", CLI, "run", str(config), *changes, "--out", str(out)])
-    return json.loads((out / "result.json").read_text())["peak_memory_bytes"]
+    return int(json.loads((out / "result.json").read_text())["peak_memory_bytes"])
 
 
 def base(model: str) -> None:
@@ -78,9 +78,10 @@ def base(model: str) -> None:
     from evolign.tasks import build_task
     from evolign.types import Population, Sampling
 
+    no_space: Any = NoSpace()
     config = parse(essa_recipe(model))
     task = build_task(config.task)
-    policy = Policy(load_base_model(ModelConfig(name=model)), Adapter({}, {}), NoSpace())  # type: ignore[arg-type]
+    policy = Policy(load_base_model(ModelConfig(name=model)), Adapter({}, {}), no_space)
     population = Population(np.zeros((SAMPLES + 1, 0)))
     with TransformersEngine(policy) as engine:
         engine.add_prompts(task.train[:PROMPTS])

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from engine import random_model
 
+from evolign.config import EvolutionConfig
 from evolign.config.recipe import parse
 from evolign.engines.transformers.engine import TransformersEngine
 from evolign.evolution.prompts import score_completions
@@ -74,6 +75,7 @@ def generation_seconds(options: argparse.Namespace, folder: Path) -> tuple[float
             "task": {"name": "arithmetic"},
         }
     )
+    assert isinstance(config, EvolutionConfig)
     base, task = random_model(), build_task(config.task)
     policy = load_policy(config, base, [], folder / "start")
     assert policy.space.dim == DIMENSIONS, policy.space.dim

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=16)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
-    table = []
+    table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         large = saved(random_model(), Path(scratch) / "33M")
         for name, precision in PRECISIONS.items():
@@ -66,7 +66,7 @@ def main() -> None:
                 accuracy(precision, seed, options.generations, Path(scratch) / f"{len(table)}-{seed}")
                 for seed in range(options.seeds)
             ]
-            row = {
+            row: dict[str, Any] = {
                 "precision": name,
                 "embedded_bytes": memory("embedded:arithmetic", precision),
                 "random_33M_bytes": memory(large, precision),

@@ -5,8 +5,10 @@ The columns of your rows are passed as keyword arguments.
 The reward runs in a worker process, so it may be slow, crash or hang without harm to the run.
 """
 
+from typing import Any
 
-def reward(prompts, completions, answer, **columns):
+
+def reward(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
     """Return 1 for the right word, minus a small penalty for every extra word."""
     scores = []
     for completion, gold in zip(completions, answer, strict=True):

@@ -12,6 +12,7 @@ random numbers, a calibrated step size, validation, resuming, rewards that can b
 """
 
 import sys
+from typing import Any
 
 import cma
 import numpy as np
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 RANK, POPULATION, PROMPTS, GENERATIONS, SIGMA = 8, 16, 32, 15, 0.4
 
 
-def problem(rng):
+def problem(rng: np.random.Generator) -> tuple[str, str, str]:
     """Draw a two-digit addition; return prompt, careful solution and answer."""
     x, y = rng.integers(11, 100, 2)
     ones = x % 10 + y % 10
@@ -33,11 +34,11 @@ def problem(rng):
     return f"{x} + {y} = ?\n", careful, str(x + y)
 
 
-def warm_start(model, tokenizer, rng, steps=4, rows=16):
+def warm_start(model: Any, tokenizer: Any, rng: np.random.Generator, steps: int = 4, rows: int = 16) -> None:
     """Fine-tune a new LoRA adapter on careful solutions, with a loss on the completion only."""
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     for _ in range(steps):
-        loss = 0.0
+        loss = torch.tensor(0.0)
         for prompt, careful, _ in (problem(rng) for _ in range(rows)):
             start = tokenizer(prompt)["input_ids"]
             rest = tokenizer(careful, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
@@ -51,8 +52,11 @@ def warm_start(model, tokenizer, rng, steps=4, rows=16):
 class SingularValues:
     """Hooks that give every row of a batch its own singular values: theta, (rows, layers * 2 * RANK)."""
 
-    def __init__(self, peft_model):
-        self.theta, self.dim = None, 0
+    theta: torch.Tensor
+
+    def __init__(self, peft_model: torch.nn.Module) -> None:
+        self.dim = 0
+        module: Any
         for module in list(peft_model.modules()):
             if hasattr(module, "lora_A"):
                 A, B = module.lora_A["default"].weight.data, module.lora_B["default"].weight.data
@@ -63,10 +67,10 @@ class SingularValues:
                 module.scaling["default"] = 0.0  # the hook replaces PEFT's own update
                 self.dim += 2 * RANK
 
-    def hook(self, factors, start):
+    def hook(self, factors: tuple[torch.Tensor, ...], start: int) -> Any:
         v_a, s_a, core, s_b, u_b = factors
 
-        def add_update(_, inputs, output):
+        def add_update(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             offsets = self.theta[:, None, start : start + 2 * RANK]
             x = linear(inputs[0], v_a) * (s_a + offsets[..., :RANK])
             return output + linear(linear(x, core) * (s_b + offsets[..., RANK:]), u_b)
@@ -75,7 +79,9 @@ class SingularValues:
 
 
 @torch.inference_mode()
-def accuracy(model, tokenizer, space, theta_ND, problems, sample):
+def accuracy(
+    model: Any, tokenizer: Any, space: SingularValues, theta_ND: Any, problems: list[Any], sample: bool
+) -> np.ndarray:
     """Return the accuracy of every candidate; all candidates and problems form one batch."""
     prompts = [prompt for prompt, _, _ in problems]
     batch = tokenizer(prompts * len(theta_ND), return_tensors="pt", padding=True, padding_side="left")
@@ -86,10 +92,10 @@ def accuracy(model, tokenizer, space, theta_ND, problems, sample):
     texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     answers = [answer for _, _, answer in problems] * len(theta_ND)
     right = [text.split("####")[-1].strip() == answer for text, answer in zip(texts, answers, strict=True)]
-    return np.array(right).reshape(len(theta_ND), -1).mean(1)
+    return np.asarray(np.reshape(right, (len(theta_ND), -1)).mean(1))
 
 
-def main(folder):
+def main(folder: str) -> list[float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -106,7 +112,9 @@ def main(folder):
     )
     for generation in range(GENERATIONS + 1):
         if generation % 5 == 0:
-            scores = [accuracy(model, tokenizer, space, [es.mean], held_out, s)[0] for s in (False, True)]
+            scores = [
+                float(accuracy(model, tokenizer, space, [es.mean], held_out, s)[0]) for s in (False, True)
+            ]
             print(f"generation {generation:>2}: greedy {scores[0]:.2f}, sampled {scores[1]:.2f}")
         theta_ND = es.ask()
         problems = [problem(rng) for _ in range(PROMPTS)]  # the same for every candidate

@@ -8,6 +8,7 @@ Every command of the command line is also one Python call.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,12 +19,12 @@ from evolign import embedded
 ROWS = [{"question": f"{x} + {y} = ?\n", "sum": x + y} for x in range(11, 27) for y in range(12, 16)]
 
 
-def reward(prompts, completions, sum, **columns):
+def reward(prompts: list[str], completions: list[str], sum: list[int], **columns: Any) -> list[float]:
     """Return 1 if the completion ends in the sum."""
     return [float(text.strip().endswith(str(value))) for text, value in zip(completions, sum, strict=True)]
 
 
-def main():
+def main() -> evolign.Result:
     folder = embedded.path("arithmetic")
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

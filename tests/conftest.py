@@ -30,13 +30,13 @@ _shared: dict[str, "BaseModel"] = {}
 @pytest.fixture(scope="session", params=CONFIGS)
 def architecture(request: pytest.FixtureRequest) -> str:
     """Every architecture in turn."""
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", params=["attention", "all-linear"])
 def targets(request: pytest.FixtureRequest) -> str:
     """Both choices of `adapter.target_modules` in turn."""
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +96,8 @@ def policy(
     made: dict[tuple[str, str, str], Policy] = {}
 
     def make(architecture: str, targets: str = "attention", start: str = "trained") -> "Policy":
-        from evolign.config.recipe import parse
+        from configs import evolution
+
         from evolign.policy.policy import load_policy
 
         wanted = (architecture, targets, start)
@@ -104,7 +105,7 @@ def policy(
             return made[wanted]
         adapter = {"warm_start": None, "target_modules": targets, "rank": 4}
         new = load_policy(
-            parse({"adapter": adapter, "seed": 1}),
+            evolution({"adapter": adapter, "seed": 1}),
             base(architecture),
             [],
             root / "-".join((architecture, targets, "new")),
@@ -115,7 +116,7 @@ def policy(
         path = root / "-".join(wanted)
         randomised(new.adapter).write(path)
         adapter["path"] = str(path)
-        config = parse({"adapter": adapter, "seed": 1})
+        config = evolution({"adapter": adapter, "seed": 1})
         made[wanted] = load_policy(config, base(architecture), [], path.with_name(path.name + "-start"))
         return made[wanted]
 

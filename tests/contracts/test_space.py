@@ -36,7 +36,8 @@ def adapter(seed: int = 0, *, trained: bool = True, rank: int = RANK) -> Adapter
 
 
 def update(lora: Lora) -> np.ndarray:
-    return lora.scaling * lora.B.double().numpy() @ lora.A.double().numpy()
+    result: np.ndarray = lora.scaling * lora.B.double().numpy() @ lora.A.double().numpy()
+    return result
 
 
 def shared_update(space: SearchSpace, theta_D: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,7 +70,8 @@ def assert_close(left: np.ndarray, right: np.ndarray, name: str) -> None:
 @pytest.fixture(params=SPACES)
 def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """The constructor of every registered space in turn."""
-    return resolve_name(SPACES[request.param])
+    made: Callable[..., Any] = resolve_name(SPACES[request.param])
+    return made
 
 
 @pytest.fixture
@@ -190,13 +192,14 @@ def test_every_singular_value_moves_the_update_of_the_layer_it_names_and_of_no_o
 
 def test_a_vector_of_another_length_is_refused(make: Callable[..., Any]) -> None:
     space = make(adapter())
-    for shape in ((space.dim + 1,), (space.dim - 1,), (space.dim, 1), ()):
-        with pytest.raises(ValueError, match=f"the space has {space.dim} dimensions"):
+    dim: int = space.dim
+    for shape in ((dim + 1,), (dim - 1,), (dim, 1), ()):
+        with pytest.raises(ValueError, match=f"the space has {dim} dimensions"):
             space.decode(np.zeros(shape))
     if not isinstance(space, SharesFactors):
         return
-    with pytest.raises(ValueError, match=f"the space has {space.dim} dimensions"):
-        space.scales(Population(np.zeros((1, space.dim + 1))), np.zeros(space.dim))
+    with pytest.raises(ValueError, match=f"the space has {dim} dimensions"):
+        space.scales(Population(np.zeros((1, dim + 1))), np.zeros(dim))
 
 
 # LoRA's weights, in subspaces

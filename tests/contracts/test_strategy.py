@@ -3,18 +3,21 @@
 import inspect
 import io
 import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import searching
+from configs import evolution
 
-from evolign.config.recipe import parse
 from evolign.errors import ConfigError, RunError
-from evolign.strategies import STRATEGIES, CmaEs, OpenAiEs, Snes, build_strategy
+from evolign.strategies import STRATEGIES, CmaEs, OpenAiEs, Snes, Strategy, build_strategy
 from evolign.strategies.mean import Mean
 
 DIM, POPULATION, SIGMA = 6, 8, 0.3
-VARIANTS = [
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in STRATEGIES),
     ("cma_es", {"covariance": "full"}),
     ("cma_es", {"active": False}),
@@ -28,20 +31,22 @@ every_variant = pytest.mark.parametrize(
 )
 
 
-def build(name, options=None, seed=0):
+def build(name: str, options: dict[str, Any] | None = None, seed: int = 0) -> Strategy:
     options = {"population": POPULATION, **(options or {})}
     return STRATEGIES[name](DIM, sigma=SIGMA, seed=seed, **options)
 
 
-def fitness_of(theta_ND):
-    return -(np.arange(1, DIM + 1) * (theta_ND - 0.5) ** 2).sum(axis=1)
+def fitness_of(theta_ND: np.ndarray) -> np.ndarray:
+    return np.asarray(-(np.arange(1, DIM + 1) * (theta_ND - 0.5) ** 2).sum(axis=1))
 
 
-def divergence_of(step_D):
+def divergence_of(step_D: np.ndarray) -> float:
     return float(np.arange(1, DIM + 1) @ step_D**2)
 
 
-def advance(strategy, generations, fitness=fitness_of):
+def advance(
+    strategy: Strategy, generations: int, fitness: Callable[[np.ndarray], np.ndarray] = fitness_of
+) -> np.ndarray:
     """The populations of `generations` generations, shape (generations, N, D)."""
     asked = []
     for _ in range(generations):
@@ -51,22 +56,22 @@ def advance(strategy, generations, fitness=fitness_of):
     return np.array(asked)
 
 
-def saved_and_loaded(state):
+def saved_and_loaded(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     file = io.BytesIO()
-    np.savez(file, **state)
+    np.savez(file, allow_pickle=False, **state)
     file.seek(0)
     with np.load(file, allow_pickle=False) as loaded:
         return dict(loaded)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_key_is_the_name_of_the_module(name):
+def test_the_key_is_the_name_of_the_module(name: str) -> None:
     assert STRATEGIES[name].__module__ == f"evolign.strategies.{name}"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_config_fields_are_constructor_arguments_with_the_same_defaults(name):
-    fields = type(parse({"strategy": {"name": name}}).strategy).model_fields
+def test_config_fields_are_constructor_arguments_with_the_same_defaults(name: str) -> None:
+    fields = type(evolution({"strategy": {"name": name}}).strategy).model_fields
     configured = {key: field.default for key, field in fields.items()}
     arguments = inspect.signature(STRATEGIES[name]).parameters
     options = {key: argument.default for key, argument in arguments.items()}
@@ -77,8 +82,8 @@ def test_config_fields_are_constructor_arguments_with_the_same_defaults(name):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_build_strategy_hands_the_options_of_the_config_on(name):
-    config = parse({"strategy": {"name": name, "population": 10}}).strategy
+def test_build_strategy_hands_the_options_of_the_config_on(name: str) -> None:
+    config = evolution({"strategy": {"name": name, "population": 10}}).strategy
     built = build_strategy(config, DIM, sigma=0.2, seed=3)
     direct = STRATEGIES[name](DIM, population=10, sigma=0.2, seed=3)
     assert built.population == 10
@@ -86,7 +91,7 @@ def test_build_strategy_hands_the_options_of_the_config_on(name):
 
 
 @every_variant
-def test_the_search_starts_at_the_origin_with_the_given_step_size(name, options):
+def test_the_search_starts_at_the_origin_with_the_given_step_size(name: str, options: dict[str, Any]) -> None:
     strategy = build(name, options)
     assert np.array_equal(strategy.mean, np.zeros(DIM))
     assert strategy.sigma == pytest.approx(SIGMA, rel=1e-12)
@@ -96,7 +101,7 @@ def test_the_search_starts_at_the_origin_with_the_given_step_size(name, options)
 
 
 @every_variant
-def test_candidates_are_spread_by_sigma_around_the_origin(name, options):
+def test_candidates_are_spread_by_sigma_around_the_origin(name: str, options: dict[str, Any]) -> None:
     strategy = build(name, {**options, "population": 5000})
     theta_ND = strategy.ask()
     # The standard error is sigma / sqrt(2 * 5000) = 1 % of sigma for a deviation, 1.4 % for a mean.
@@ -105,17 +110,17 @@ def test_candidates_are_spread_by_sigma_around_the_origin(name, options):
 
 
 @every_variant
-def test_the_same_seed_gives_the_same_run(name, options):
+def test_the_same_seed_gives_the_same_run(name: str, options: dict[str, Any]) -> None:
     assert np.array_equal(advance(build(name, options), 6), advance(build(name, options), 6))
 
 
 @every_variant
-def test_different_seeds_give_different_candidates(name, options):
+def test_different_seeds_give_different_candidates(name: str, options: dict[str, Any]) -> None:
     assert not np.isin(build(name, options, seed=1).ask(), build(name, options, seed=2).ask()).any()
 
 
 @every_variant
-def test_different_generations_have_different_noise(name, options):
+def test_different_generations_have_different_noise(name: str, options: dict[str, Any]) -> None:
     strategy = build(name, options)
     noise_GND = []
     for _ in range(3):
@@ -126,7 +131,7 @@ def test_different_generations_have_different_noise(name, options):
 
 
 @every_variant
-def test_asking_twice_gives_the_same_population(name, options):
+def test_asking_twice_gives_the_same_population(name: str, options: dict[str, Any]) -> None:
     strategy = build(name, options)
     advance(strategy, 2)
     assert np.array_equal(strategy.ask(), strategy.ask())
@@ -136,7 +141,7 @@ def test_asking_twice_gives_the_same_population(name, options):
 
 
 @every_variant
-def test_arguments_are_not_changed_and_results_are_fresh_copies(name, options):
+def test_arguments_are_not_changed_and_results_are_fresh_copies(name: str, options: dict[str, Any]) -> None:
     strategy, undisturbed = build(name, options), build(name, options)
     for _ in range(3):
         theta_ND = strategy.ask()
@@ -152,7 +157,9 @@ def test_arguments_are_not_changed_and_results_are_fresh_copies(name, options):
 
 
 @every_variant
-def test_a_mean_that_follows_the_moves_is_where_the_strategy_is_bit_for_bit(name, options):
+def test_a_mean_that_follows_the_moves_is_where_the_strategy_is_bit_for_bit(
+    name: str, options: dict[str, Any]
+) -> None:
     strategy, undisturbed, mean, moves = build(name, options), build(name, options), Mean(DIM), 0
     for generation in range(12):
         theta_ND = strategy.ask()
@@ -170,7 +177,7 @@ def test_a_mean_that_follows_the_moves_is_where_the_strategy_is_bit_for_bit(name
 
 
 @every_variant
-def test_asking_for_the_direction_changes_nothing(name, options):
+def test_asking_for_the_direction_changes_nothing(name: str, options: dict[str, Any]) -> None:
     strategy, undisturbed = build(name, options), build(name, options)
     for _ in range(4):
         theta_ND = strategy.ask()
@@ -179,7 +186,7 @@ def test_asking_for_the_direction_changes_nothing(name, options):
         before = strategy.state_dict()
         first, second = (strategy.direction(theta_ND, fitness_N) for _ in range(2))
         assert (first is not None) == (second is not None) == ("trust_region" in options.values())
-        if first is not None:
+        if first is not None and second is not None:
             assert np.array_equal(first.origin_K, strategy.mean)
             assert np.array_equal(first.step_K, second.step_K) and first.scale == second.scale
             for array in (first.origin_K, first.step_K):
@@ -195,7 +202,7 @@ def test_asking_for_the_direction_changes_nothing(name, options):
 
 
 @every_variant
-def test_a_loaded_state_continues_bit_for_bit(name, options):
+def test_a_loaded_state_continues_bit_for_bit(name: str, options: dict[str, Any]) -> None:
     strategy, fresh = build(name, options), build(name, options)
     advance(strategy, 4)
     advance(strategy, 1, fitness=lambda theta_ND: np.zeros(len(theta_ND)))
@@ -211,7 +218,7 @@ def test_a_loaded_state_continues_bit_for_bit(name, options):
 
 
 @every_variant
-def test_the_state_of_an_unused_strategy_loads(name, options):
+def test_the_state_of_an_unused_strategy_loads(name: str, options: dict[str, Any]) -> None:
     strategy = build(name, options)
     advance(strategy, 2)
     strategy.load_state_dict(saved_and_loaded(build(name, options).state_dict()))
@@ -219,7 +226,7 @@ def test_the_state_of_an_unused_strategy_loads(name, options):
 
 
 @every_variant
-def test_the_state_holds_numbers_only(name, options):
+def test_the_state_holds_numbers_only(name: str, options: dict[str, Any]) -> None:
     strategy = build(name, options)
     advance(strategy, 2)
     for array in strategy.state_dict().values():
@@ -227,14 +234,14 @@ def test_the_state_holds_numbers_only(name, options):
 
 
 @every_variant
-def test_the_state_of_another_dimension_is_refused(name, options):
+def test_the_state_of_another_dimension_is_refused(name: str, options: dict[str, Any]) -> None:
     other = STRATEGIES[name](DIM + 1, population=POPULATION, sigma=SIGMA, seed=0, **options)
     with pytest.raises(RunError, match="search space of the run"):
         build(name, options).load_state_dict(other.state_dict())
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_state_of_another_strategy_is_refused(name):
+def test_the_state_of_another_strategy_is_refused(name: str) -> None:
     for other in STRATEGIES.keys() - {name}:
         with pytest.raises(RunError, match="resume with the strategy"):
             build(name).load_state_dict(build(other).state_dict())
@@ -253,7 +260,9 @@ def test_the_state_of_another_strategy_is_refused(name):
         (lambda theta_ND, fitness_N: (theta_ND[::-1], fitness_N[::-1]), "in its order"),
     ],
 )
-def test_wrong_values_are_refused_and_leave_no_trace(name, options, change, message):
+def test_wrong_values_are_refused_and_leave_no_trace(
+    name: str, options: dict[str, Any], change: Callable[..., Any], message: str
+) -> None:
     strategy, undisturbed = build(name, options), build(name, options)
     theta_ND = strategy.ask()
     with pytest.raises(ValueError, match=message):
@@ -262,7 +271,9 @@ def test_wrong_values_are_refused_and_leave_no_trace(name, options, change, mess
 
 
 @every_variant
-def test_equal_fitness_changes_neither_mean_nor_sigma_but_the_noise(name, options):
+def test_equal_fitness_changes_neither_mean_nor_sigma_but_the_noise(
+    name: str, options: dict[str, Any]
+) -> None:
     strategy = build(name, options)
     advance(strategy, 3)
     mean_D, sigma, before_ND = strategy.mean, strategy.sigma, strategy.ask()
@@ -272,7 +283,13 @@ def test_equal_fitness_changes_neither_mean_nor_sigma_but_the_noise(name, option
 
 
 @every_variant
-def test_nothing_outside_is_touched(name, options, tmp_path, monkeypatch, capfd):
+def test_nothing_outside_is_touched(
+    name: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = np.random.get_state()
     strategy = build(name, options)
@@ -285,7 +302,7 @@ def test_nothing_outside_is_touched(name, options, tmp_path, monkeypatch, capfd)
 
 
 @pytest.mark.parametrize(("name", "options"), RANK_BASED)
-def test_a_rank_based_strategy_ignores_monotone_transformations(name, options):
+def test_a_rank_based_strategy_ignores_monotone_transformations(name: str, options: dict[str, Any]) -> None:
     plain = advance(build(name, options), 5)
     squashed = advance(
         build(name, options), 5, fitness=lambda theta_ND: np.arctan(fitness_of(theta_ND)) * 100 + 3
@@ -294,26 +311,26 @@ def test_a_rank_based_strategy_ignores_monotone_transformations(name, options):
 
 
 @every_variant
-def test_adding_a_constant_to_the_fitness_changes_nothing(name, options):
+def test_adding_a_constant_to_the_fitness_changes_nothing(name: str, options: dict[str, Any]) -> None:
     plain = advance(build(name, options), 5)
     shifted = advance(build(name, options), 5, fitness=lambda theta_ND: fitness_of(theta_ND) + 10.0)
     assert shifted == pytest.approx(plain, abs=1e-9)  # the shift costs a few of 16 digits
 
 
-def test_z_scored_fitness_makes_the_scale_of_the_reward_irrelevant():
+def test_z_scored_fitness_makes_the_scale_of_the_reward_irrelevant() -> None:
     plain = advance(build("openai_es"), 5)
     tiny = advance(build("openai_es"), 5, fitness=lambda theta_ND: fitness_of(theta_ND) * 1e-200)
     assert tiny == pytest.approx(plain, abs=1e-12)
 
 
-def test_antithetic_candidates_mirror_each_other_in_the_mean():
+def test_antithetic_candidates_mirror_each_other_in_the_mean() -> None:
     strategy = build("openai_es")
     advance(strategy, 3)
     offset_ND = strategy.ask() - strategy.mean
     assert offset_ND[:4] == pytest.approx(-offset_ND[4:], abs=1e-12)
 
 
-def test_cma_es_refuses_a_state_that_does_not_replay():
+def test_cma_es_refuses_a_state_that_does_not_replay() -> None:
     strategy = build("cma_es")
     advance(strategy, 3)
     state = strategy.state_dict()
@@ -324,19 +341,19 @@ def test_cma_es_refuses_a_state_that_does_not_replay():
         build("cma_es", seed=1).load_state_dict(state)
 
 
-def test_an_odd_antithetic_population_is_a_config_error():
+def test_an_odd_antithetic_population_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"strategy.population = 7 must be even .* use 6 or 8, or"):
         OpenAiEs(DIM, population=7, sigma=SIGMA, seed=0)
     assert OpenAiEs(DIM, population=7, sigma=SIGMA, seed=0, antithetic=False).population == 7
 
 
-def test_cma_es_needs_three_candidates():
+def test_cma_es_needs_three_candidates() -> None:
     with pytest.raises(ConfigError, match="at least 3 candidates"):
         CmaEs(DIM, population=2, sigma=SIGMA, seed=0)
     assert advance(CmaEs(DIM, population=3, sigma=SIGMA, seed=0), 2).shape == (2, 3, DIM)
 
 
-def test_snes_treats_equal_fitness_alike_whatever_the_order():
+def test_snes_treats_equal_fitness_alike_whatever_the_order() -> None:
     strategy = Snes(DIM, population=4, sigma=SIGMA, seed=0, learning_rate_sigma=1e-300)
     theta_ND = strategy.ask()
     strategy.tell(theta_ND, np.array([1.0, 0.0, 0.0, 1.0]))

@@ -17,22 +17,24 @@ OPTIMUM_D = np.random.default_rng(5).standard_normal(DIM)
 def basis(seed: int) -> np.ndarray:
     """(K, D): orthogonal rows."""
     noise = np.random.default_rng(seed).standard_normal((DIM, K))
-    return np.linalg.qr(noise)[0].T * np.sqrt(DIM / K)
+    result: np.ndarray = np.linalg.qr(noise)[0].T * np.sqrt(DIM / K)
+    return result
 
 
 def lift(mean_D: np.ndarray, seed: int | None, step_K: np.ndarray) -> np.ndarray:
     assert seed is not None
-    return step_K @ basis(seed)
+    result: np.ndarray = step_K @ basis(seed)
+    return result
 
 
 def lift_to_one(mean_D: np.ndarray, seed: int | None, step_K: np.ndarray) -> np.ndarray:
     """As if every step had the same subspace."""
-    return step_K @ basis(0)
+    return lift(mean_D, 0, step_K)
 
 
 def build(**options: Any) -> tuple[OpenAiEs, Mean]:
     """A strategy in subspaces, and the mean that follows its moves."""
-    options = {"optimizer": "sgd", "shaping": "mean", "learning_rate": 0.05} | options
+    options = {"optimizer": "sgd", "shaping": "mean", "learning_rate": 0.05, **options}
     return OpenAiEs(K, population=POPULATION, sigma=0.1, seed=0, subspaces=True, **options), Mean(DIM)
 
 

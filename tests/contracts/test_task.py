@@ -66,6 +66,7 @@ def config_of(name: str, folder: Path) -> Config:
     if name in PRESETS:
         path = folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(PRESETS[name](i)) + "\n" for i in range(60)))
+        sources: dict[str, str | None]
         sizes = {"num_validation": 10, "num_test": 10, "num_warmup": 20}
         if name == "vicuna":
             sizes, sources = {"num_test": 10}, {"test": str(path)}

@@ -29,7 +29,7 @@ def greedy(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
     """The completion that transformers' own generate gives."""
     inputs = tokenizer(prompt, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def test_run_leaves_the_documented_directory_and_says_where_everything_is(reference: Path) -> None:

@@ -8,6 +8,7 @@ same commit and says so in the changelog:
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from evolign.strategies import STRATEGIES
 
 GOLDEN = Path(__file__).with_name("strategies.json")
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in STRATEGIES},
     "cma_es full": ("cma_es", {"covariance": "full"}),
     "openai_es sgd": ("openai_es", {"optimizer": "sgd", "antithetic": False, "shaping": "mean"}),
@@ -23,7 +24,7 @@ VARIANTS = {
 }
 
 
-def trajectory(name, options):
+def trajectory(name: str, options: dict[str, Any]) -> list[list[float]]:
     """Mean and sigma after each of five generations, rounded more coarsely than errors add up."""
     strategy = STRATEGIES[name](3, population=6, sigma=0.5, seed=7, **options)
     steps = []
@@ -35,12 +36,12 @@ def trajectory(name, options):
     return steps
 
 
-def test_the_file_holds_every_variant():
+def test_the_file_holds_every_variant() -> None:
     assert json.loads(GOLDEN.read_text()).keys() == VARIANTS.keys()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_trajectory_is_the_recorded_one(variant):
+def test_the_trajectory_is_the_recorded_one(variant: str) -> None:
     assert trajectory(*VARIANTS[variant]) == json.loads(GOLDEN.read_text())[variant]
 
 

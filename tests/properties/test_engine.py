@@ -92,7 +92,7 @@ def test_the_order_and_the_company_of_candidates_and_prompts_change_nothing(
     whole = generate(chosen, population)
     assert_telling(whole)
 
-    n, p = np.array([2, 0, 3, 1]), [4, 2, 0, 1, 3]
+    n, p = np.array([2, 0, 3, 1]), np.array([4, 2, 0, 1, 3])
     shuffled = generate(chosen, Population(population.theta_NK[n]), [[EXAMPLES[i] for i in p]] * N)
     assert_equal(whole, shuffled, np.ix_(n, p))
 

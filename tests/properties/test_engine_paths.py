@@ -79,16 +79,15 @@ def test_decoding_attention_is_attention(heads: int, masked: bool) -> None:
 
 
 def test_large_layers_go_through_one_dnn_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Sequential(nn.Linear(512, 600), nn.ReLU(), nn.Linear(600, 512, bias=False), nn.Linear(512, 4))
+    first, second, last = nn.Linear(512, 600), nn.Linear(600, 512, bias=False), nn.Linear(512, 4)
+    model = nn.Sequential(first, nn.ReLU(), second, last)
     model.requires_grad_(False)
     with torch.inference_mode():
         for rows in (1, one_dnn.SMALLEST_ROWS, 130):
             x = random(rows, 512)
-            plain = linear(
-                linear(linear(x, model[0].weight, model[0].bias).relu(), model[2].weight), model[3].weight
-            )
+            plain = linear(linear(linear(x, first.weight, first.bias).relu(), second.weight), last.weight)
             patched = one_dnn.OneDnnLinear(model)
-            found = model(x) - model[3].bias
+            found = model(x) - last.bias
             changed = ["forward" in vars(module) for module in model]
             patched.remove()
             assert changed in ([True, False, True, False], [False] * 4)  # the latter without oneDNN
@@ -129,7 +128,8 @@ def test_layers_that_read_the_same_tensor_are_stacked_and_add_the_same() -> None
             self.q, self.k, self.o = nn.Linear(6, 4), nn.Linear(6, 6), nn.Linear(6, 5)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.o(self.q(x).repeat(1, 1, 2)[..., :6] + self.k(x))
+            output: torch.Tensor = self.o(self.q(x).repeat(1, 1, 2)[..., :6] + self.k(x))
+            return output
 
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(0)
@@ -160,7 +160,8 @@ def test_layers_that_read_the_same_tensor_are_stacked_and_add_the_same() -> None
             begin = {"q": 0, "k": 2, "o": 5}[name]
             part = slice(begin, begin + ranks[name])
             a, b = a_NK[candidate_B][:, None, part], b_NK[candidate_B][:, None, part]
-            return getattr(model, name)(x) + 2.0 * ((((x @ layer.V_A) * a) @ layer.Q.T) * b) @ layer.U_B.T
+            plain: torch.Tensor = getattr(model, name)(x)
+            return plain + 2.0 * ((((x @ layer.V_A) * a) @ layer.Q.T) * b) @ layer.U_B.T
 
         inner = updated("q", x_BTI).repeat(1, 1, 2)[..., :6] + updated("k", x_BTI)
         expected = updated("o", inner)

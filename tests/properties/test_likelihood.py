@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 
 from evolign.commands.run import resume, run
+from evolign.config import EvolutionConfig, OpenAiEsConfig
 from evolign.config.recipe import load, parse
 from evolign.engines.fake import FakeEngine
 from evolign.engines.transformers.engine import TransformersEngine
@@ -23,6 +24,7 @@ from evolign.evolution.fitness import LikelihoodFitness
 from evolign.evolution.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
 from evolign.policy.adapter import Adapter
 from evolign.policy.policy import Policy
+from evolign.policy.spaces.base import SharesFactors
 from evolign.policy.spaces.lora import LoraFactors
 from evolign.rewards.scoring import Scores
 from evolign.runs.progress import Silent
@@ -45,7 +47,7 @@ class Lookup:
 
 
 def settings(**sections: Any) -> Any:
-    tree = {
+    tree: dict[str, Any] = {
         "fitness": {"name": "likelihood", "divergence": 10.0},  # any candidate is near enough
         "sampling": {"samples_per_prompt": 4, "max_new_tokens": 8},
         "strategy": {"name": "openai_es", "population": 8, "sigma": 0.1},
@@ -168,8 +170,10 @@ def autograd_of_advantage_weighted_logprob(
     advantage_J: np.ndarray,
 ) -> np.ndarray:
     """d/dtheta mean_j A_j log pi_theta(a_j | x_j), through the scales of every layer, by torch."""
-    lora = ScaledLora(policy.base.model, policy.space.shared_factors(Population.of_mean(), mean_D))
-    a_K, b_K = (scale[0].requires_grad_() for scale in policy.space.scales(Population.of_mean(), mean_D))
+    space = policy.space
+    assert isinstance(space, SharesFactors)
+    lora = ScaledLora(policy.base.model, space.shared_factors(Population.of_mean(), mean_D))
+    a_K, b_K = (scale[0].requires_grad_() for scale in space.scales(Population.of_mean(), mean_D))
     rows = len(examples)
     lora.set_population(a_K[None], b_K[None])
     lora.select(torch.zeros(rows, dtype=torch.long))
@@ -178,7 +182,7 @@ def autograd_of_advantage_weighted_logprob(
         logprob_JT = token_logprobs(policy.base.model, prompts, token_ids, 1.0)
         (logprob_JT.sum(1) * torch.tensor(advantage_J)).mean().backward()
     lora.remove()
-    ranks = [factors.V_A.shape[1] for factors in policy.space.shared_factors(Population.of_mean(), mean_D)]
+    ranks = [factors.V_A.shape[1] for factors in space.shared_factors(Population.of_mean(), mean_D)]
     assert a_K.grad is not None and b_K.grad is not None
     pieces = zip(a_K.grad.split(ranks), b_K.grad.split(ranks), strict=True)
     return torch.cat([torch.cat(pair) for pair in pieces]).double().numpy()
@@ -446,6 +450,7 @@ def test_a_trust_region_keeps_the_steps_of_a_run_at_its_size(tmp_path: Path) -> 
     went the same way."""
     changes = ["evolution.generations=3", "evaluation.every=3", "task.num_test=20", "task.num_validation=20"]
     config = load(RECIPE, [*changes, "fitness.steps=4"])
+    assert isinstance(config, EvolutionConfig) and isinstance(config.strategy, OpenAiEsConfig)
     run(config, tmp_path / "run", progress=Silent())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     drifts = [row["drift"] for row in rows[1:]]  # after three steps; sqrt(nats) add up at most

@@ -252,6 +252,7 @@ def test_following_the_loss_pays_on_a_bandit_with_three_arms(name: str) -> None:
             loss = OBJECTIVES[name].loss(logprob, reward, mask, baseline_P=baseline)
         loss.backward()
         with torch.no_grad():
+            assert logit.grad is not None
             logit -= 0.1 * logit.grad
             logit.grad = None
     end = logit.detach().softmax(0)

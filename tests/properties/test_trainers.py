@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from configs import parse_as
 from prepared_trainers import (
     ONE_STEP,
     assert_equal_gradients,
@@ -21,7 +22,7 @@ from prepared_trainers import (
 from training_runs import examples, task, tree
 
 from evolign.commands.run import run
-from evolign.config import ModelConfig
+from evolign.config import ModelConfig, RewardModelConfig
 from evolign.config.recipe import dump, parse
 from evolign.errors import ConfigError, RewardError
 from evolign.policy.base_model import BaseModel, load_base_model
@@ -97,7 +98,7 @@ def test_the_reference_of_dpo_is_the_policy_at_the_start(options: Any, tiny: Any
 
 def test_the_loss_of_a_reward_model_is_that_of_bradley_and_terry(llama: BaseModel, tmp_path: Path) -> None:
     rows = task()
-    config = parse(tree("reward_model", training=ONE_STEP))
+    config = parse_as(RewardModelConfig, tree("reward_model", training=ONE_STEP))
     with RunDir.create(tmp_path / "run", dump(config)) as run_dir, quiet(), torch.random.fork_rng(devices=[]):
         session = PairSession(config, run_dir, rows, Classifier(config, llama), Silent())
         trainer = PairTrainer(session)

@@ -35,7 +35,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_run_killed_after_its_first_generation_resumes_to_the_same_bits(whole_run, tmp_path):
+def test_a_run_killed_after_its_first_generation_resumes_to_the_same_bits(
+    whole_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "killed"
     run = subprocess.Popen([*EVOLIGN, "run", str(RECIPE), "--out", str(out)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -52,7 +54,7 @@ def test_a_run_killed_after_its_first_generation_resumes_to_the_same_bits(whole_
         assert (out / name).read_bytes() == (whole_run / name).read_bytes()
 
 
-def test_the_result_says_what_was_measured_on_the_real_test_rows(whole_run):
+def test_the_result_says_what_was_measured_on_the_real_test_rows(whole_run: Path) -> None:
     result = json.loads((whole_run / "result.json").read_text())
     assert (result["generations"], result["num_examples"], result["split"]) == (2, 16, "test")
     assert set(result["baseline"]) == set(result["final"]) >= {"accuracy_greedy", "accuracy_sampled"}
@@ -60,7 +62,9 @@ def test_the_result_says_what_was_measured_on_the_real_test_rows(whole_run):
     assert all("Please reason step by step" in sample["prompt"][0]["content"] for sample in samples)
 
 
-def test_the_exported_adapter_generates_in_peft_what_the_engine_generated(whole_run, tmp_path):
+def test_the_exported_adapter_generates_in_peft_what_the_engine_generated(
+    whole_run: Path, tmp_path: Path
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -65,9 +65,13 @@ def test_a_batch_in_which_rows_end_says_and_reads_what_each_row_does_alone(base:
     prompts = [base.encoder.encode(example.prompt) for example in PROMPTS]
     alone = []
     for prompt in prompts:
-        ids = torch.tensor([prompt])
+        prompt_ids = torch.tensor([prompt])
         output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, eos_token_id=[2]
+            prompt_ids,
+            attention_mask=torch.ones_like(prompt_ids),
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=[2],
         )
         alone.append(tuple(output[0, len(prompt) :].tolist()))
     ends = {2, alone[0][2]}

@@ -94,7 +94,8 @@ def test_gae_is_the_discounted_sum_of_equation_16() -> None:
         delta = [reward_BT[b, t] + 0.9 * v[k + 1] - v[k] for k, t in enumerate(inside)]
         for k, t in enumerate(inside):
             expected_BT[b, t] = sum((0.9 * 0.7) ** n * d for n, d in enumerate(delta[k:]))
-    advantage, target = gae(*tensors(reward_BT, value_BT, mask_BT), 0.9, 0.7)
+    reward, value, mask = tensors(reward_BT, value_BT, mask_BT)
+    advantage, target = gae(reward, value, mask, 0.9, 0.7)
     np.testing.assert_allclose(advantage, expected_BT, rtol=1e-12)
     np.testing.assert_allclose(target, np.where(mask_BT, expected_BT + value_BT, 0), rtol=1e-12)
 
@@ -140,6 +141,7 @@ class Bigrams:
     def gradient(self) -> np.ndarray:
         weight_VV = torch.tensor(self.weight_VV, requires_grad=True)
         self.loss(weight_VV).backward()
+        assert weight_VV.grad is not None
         return weight_VV.grad.numpy()
 
 
@@ -217,7 +219,8 @@ class Responses:
 
     def logprob_BT(self, model: Any) -> Tensor:
         logits = model(torch.cat([self.prompt_B2, self.token_BT], 1)).logits[:, 1:-1]
-        return logits.log_softmax(2).gather(2, self.token_BT[:, :, None])[:, :, 0]
+        logprob_BT1: Tensor = logits.log_softmax(2).gather(2, self.token_BT[:, :, None])
+        return logprob_BT1[:, :, 0]
 
     def inputs(self, **more: Tensor) -> dict[str, Tensor]:
         return {

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from configs import parse_as
 from tiny_models import save_tiny
 from training_runs import ON_POLICY, tree
 from transformers import TrainerCallback
 
-from evolign.config import ModelConfig
-from evolign.config.recipe import dump, parse
+from evolign.config import GradientConfig, ModelConfig
+from evolign.config.recipe import dump
 from evolign.engines import build_engine
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.restoring import given_back, quiet
@@ -69,7 +70,7 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
 @contextmanager
 def prepared(method: str, base: BaseModel, rows: Any, folder: Path, **sections: Any) -> Iterator[Any]:
     """The Trainer of a run, ready to train, its adapter's B random; as `training.train` makes it."""
-    config = parse(tree(method, **sections))
+    config = parse_as(GradientConfig, tree(method, **sections))
     with RunDir.create(folder, dump(config)) as run_dir, given_back(base.model), quiet():
         trainable = Trainable(config, base, rows.warmup, run_dir.warm_start)
         for seed, (name, parameter) in enumerate(trainable.parameters().items()):
@@ -78,10 +79,10 @@ def prepared(method: str, base: BaseModel, rows: Any, folder: Path, **sections: 
                 parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
         known = examples(rows)
         with closing(trainable), build_engine(config.engine, trainable.policy, known) as engine:
-            scorer = Lookup(rows.reward)
+            scorer: Any = Lookup(rows.reward)
             session = PolicySession(config, run_dir, rows, trainable, Silent(), engine=engine, scorer=scorer)
             with torch.random.fork_rng(devices=[]):
-                trainer = TRAINERS[method](session)
+                trainer: Any = TRAINERS[method](session)
                 trainable.restrict()
                 trainer.add_callback(Recorder(session, trainer.steps_per_batch))
                 trainer.watch = Watch()
@@ -123,11 +124,12 @@ def assert_equal_gradients(found: dict[str, torch.Tensor], expected: dict[str, t
 
 
 def prompt_ids(trainer: Any, row: Example) -> list[int]:
-    return trainer.session.trainable.base.tokenizer(row.prompt)["input_ids"]
+    return list(trainer.session.trainable.base.tokenizer(row.prompt)["input_ids"])
 
 
 def without_dropout(architecture: str, folder: Path) -> BaseModel:
     """A tiny model of a kind that has dropout, without it."""
+    off: dict[str, dict[str, Any]]
     off = {"gpt2": dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0), "opt": {"dropout": 0.0}}
     save_tiny(architecture, folder, **off.get(architecture, {}))
     return load_base_model(ModelConfig(name=str(folder), device="cpu"))

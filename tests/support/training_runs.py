@@ -102,7 +102,7 @@ def write_task(folder: Path) -> dict[str, Any]:
 def write_recipe(path: Path, method: str, **sections: Any) -> Path:
     """A recipe in a file (JSON is YAML); model and rows lie beside it."""
     root = path.parent
-    dropout = {"attention_dropout": 0.2} if sections.pop("dropout", False) else {}
+    dropout: dict[str, Any] = {"attention_dropout": 0.2} if sections.pop("dropout", False) else {}
     model = root / ("model-dropout" if dropout else "model")
     if not model.is_dir():
         save_tiny("qwen2", model, **dropout)

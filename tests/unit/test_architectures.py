@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import evolution
 from engine_calls import generate
 from tiny_models import save_tiny, tiny_tokenizer
 
 from evolign.config import ModelConfig, TransformersConfig
-from evolign.config.recipe import parse
 from evolign.engines import build_engine
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.policy import fixed_policy, load_policy
@@ -58,7 +58,7 @@ def test_an_adapter_is_warm_started_on_rows_and_explores_singular_values(
     published: BaseModel, targets: str, tmp_path: Path
 ) -> None:
     warm_start = {"max_steps": 3, "learning_rate": 0.1}
-    config = parse({"adapter": {"rank": 4, "target_modules": targets, "warm_start": warm_start}})
+    config = evolution({"adapter": {"rank": 4, "target_modules": targets, "warm_start": warm_start}})
     policy = load_policy(config, published, ROWS, tmp_path / "start")
     assert any(lora.B.abs().max() > 0 for lora in policy.adapter.modules.values())
     assert policy.space.dim == 2 * 4 * len(policy.adapter.modules)

@@ -90,14 +90,20 @@ def test_without_a_spread_over_seeds_the_runs_own_interval_is_shown_and_said_to_
 def test_the_mean_curve_holds_each_seeds_last_validation_and_ends_with_the_first_seed() -> None:
     one = [Point(0, 0.0, 0, 0), Point(10, 0.4, 0, 0), Point(20, 0.6, 0, 0)]
     other = [Point(2, 0.2, 0, 0), Point(15, 0.8, 0, 0), Point(40, 1.0, 0, 0)]
-    found = [(p.x, pytest.approx(p.y), p.low, p.high) for p in mean_curve([one, other, []])]
-    assert found == [(2, 0.1, 0.0, 0.2), (10, 0.3, 0.2, 0.4), (15, 0.6, 0.4, 0.8), (20, 0.7, 0.6, 0.8)]
+    found = mean_curve([one, other, []])
+    assert [(p.x, p.low, p.high) for p in found] == [
+        (2, 0.0, 0.2),
+        (10, 0.2, 0.4),
+        (15, 0.4, 0.8),
+        (20, 0.6, 0.8),
+    ]
+    assert [p.y for p in found] == pytest.approx([0.1, 0.3, 0.6, 0.7])
     assert mean_curve([one]) == one and mean_curve([]) == []
 
 
 def test_rows_without_the_metric_or_the_cost_are_passed_over(make: Make) -> None:
     path = make("a")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"step": 0},
         {"completions": 5, "eval/accuracy_greedy": 0.3},
         {"completions": "many", "eval/accuracy_greedy": 0.9},
@@ -201,7 +207,7 @@ def test_a_label_makes_one_entry_of_what_it_names_and_differing_settings_are_tol
     make("b", seed=1, config={"adapter": {"path": "warm-1"}})
     pattern = f"{first.parent}/[ab]"
     for runs in ([f"Ours={pattern}"], {"Ours": pattern}, {"Ours": [first, first.with_name("b")]}):
-        found = build(runs)  # type: ignore[arg-type]
+        found = build(runs)
         assert labels(found) == ["Ours"] and found.entries[0].seeds == [0, 1]
         assert "The runs of Ours differ in more than the seed: adapter.path." in told(found)
 

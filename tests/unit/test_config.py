@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from configs import evolution
 
 from evolign import config as config_module
 from evolign.commands.run import METHODS
@@ -70,7 +71,7 @@ def test_every_method_has_a_configuration_of_its_own_with_the_shared_part_in_it(
     assert len(set(CONFIGS.values())) == len(CONFIGS)
     for method, kind in CONFIGS.items():
         config = parse({"method": method})
-        assert type(config) is kind and config == kind() and config.method == method
+        assert type(config) is kind and config == kind(method=method) and config.method == method
         assert kind.__doc__ and set(Config.model_fields) <= set(kind.model_fields)
         assert issubclass(kind, GradientConfig) == (method != "evolution")
 
@@ -101,6 +102,7 @@ def test_every_field_is_documented() -> None:
 def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
     path = write(tmp_path / "recipe.yaml", {"seed": 3, "adapter": {"rank": 4, "lora_alpha": 5.0}})
     config = load(path, ["adapter.rank=16", "adapter.target_modules=[a, b]", "strategy.name=snes"])
+    assert isinstance(config, EvolutionConfig) and config.adapter is not None
     assert (config.seed, config.adapter.lora_alpha) == (3, 5.0)
     assert (config.adapter.rank, config.adapter.target_modules) == (16, ["a", "b"])
     assert config.strategy == SnesConfig()
@@ -110,9 +112,9 @@ def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: 
 
 def test_an_override_opens_or_closes_a_section(tmp_path: Path) -> None:
     path = write(tmp_path / "recipe.yaml", {"adapter": {"warm_start": None}})
-    assert load(path).adapter.warm_start is None
-    opened = load(path, ["adapter.warm_start.epochs=2"]).adapter.warm_start
-    assert opened is not None and opened.epochs == 2.0
+    closed, opened = load(path).adapter, load(path, ["adapter.warm_start.epochs=2"]).adapter
+    assert closed is not None and closed.warm_start is None
+    assert opened is not None and opened.warm_start is not None and opened.warm_start.epochs == 2.0
     assert load(path, ["adapter.warm_start={max_steps: 3}", "adapter.warm_start="]) == load(path)
 
 
@@ -126,7 +128,7 @@ def test_the_defaults_of_every_method_survive_being_dumped(tmp_path: Path, metho
 
 @pytest.mark.parametrize("tree", [{}, EVERY_KIND], ids=["defaults", "every kind of value"])
 def test_what_is_dumped_loads_to_an_equal_config(tmp_path: Path, tree: dict[str, Any]) -> None:
-    config = parse(tree)
+    config = evolution(tree)
     path = tmp_path / "config.json"
     path.write_text(dump(config))
     assert load(path) == config
@@ -147,7 +149,7 @@ def test_a_recipe_may_be_json_and_the_tree_that_is_given_stays_as_it_is(tmp_path
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        EvolutionConfig().adapter.rank = 2  # type: ignore[misc]
+        EvolutionConfig().adapter.rank = 2
 
 
 @pytest.mark.skipif(not RECIPES.is_dir(), reason="there is no folder of recipes yet")
@@ -188,7 +190,7 @@ def test_the_fields_of_engine_and_space_are_the_parameters_of_their_classes() ->
 
 def test_every_registered_name_can_be_said_in_a_recipe() -> None:
     for name in STRATEGIES:
-        assert parse({"strategy": {"name": name}}).strategy.name == name
+        assert evolution({"strategy": {"name": name}}).strategy.name == name
     for name in TASKS:
         file = {"test": "x"} if name == "vicuna" else {}
         assert parse({"task": {"name": name, **file}}).task.name == name

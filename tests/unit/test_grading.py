@@ -52,7 +52,7 @@ from evolign.rewards.named import gsm8k_answer, math_answer
 def test_a_gsm8k_completion_is_graded_by_its_final_number(gold: str, completion: str, correct: bool) -> None:
     assert numbers_equal(gold, final_answer(completion)) is correct
     chat = [{"role": "assistant", "content": completion}]
-    assert gsm8k_answer(["", ""], [completion, chat], [gold, gold]) == [correct] * 2  # type: ignore[list-item]
+    assert gsm8k_answer(["", ""], [completion, chat], [gold, gold]) == [correct] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The mean follows moves to the same bits wherever they are applied."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,12 @@ def lift(mean_D: np.ndarray, seed: int | None, step_K: np.ndarray) -> np.ndarray
 def moves(kind: str, count: int = 20) -> list[Step]:
     rng, found = np.random.default_rng(0), []
     for t in range(1, count + 1):
-        step = {"step_K": rng.standard_normal(K), "subspace": t, "length": 0.1 * t, "scale": 1.0 / t}
+        step: dict[str, Any] = {
+            "step_K": rng.standard_normal(K),
+            "subspace": t,
+            "length": 0.1 * t,
+            "scale": 1.0 / t,
+        }
         if kind != "plain":
             step |= {"momentum": 0.9, "debias": 1 - 0.9**t}
         if kind == "adam":

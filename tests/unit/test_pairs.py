@@ -71,7 +71,7 @@ def test_pairs_of_equals_are_counted_and_left_out(caplog: pytest.LogCaptureFixtu
 
 
 def test_solved_arithmetic_has_a_right_and_a_wrong_solution_in_every_row() -> None:
-    sizes = {"num_train": 200, "num_validation": 40, "num_test": 40}
+    sizes: dict[str, Any] = {"num_train": 200, "num_validation": 40, "num_test": 40}
     plain, solved = Arithmetic(**sizes), Arithmetic(**sizes, solved=True)
     assert solved.warmup == plain.warmup
     for split in ("train", "validation", "test"):

@@ -30,9 +30,9 @@ def built(tmp_path: Path) -> Any:
     def build(name: str, rows: list[dict[str, Any]], **settings: Any) -> Task:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        sources = (
-            {"test": str(path)} if name == "vicuna" else {"train": str(path), "test": None, "num_test": None}
-        )
+        sources: dict[str, Any] = {"train": str(path), "test": None, "num_test": None}
+        if name == "vicuna":
+            sources = {"test": str(path)}
         if name == "xsum":
             sources["validation"] = None
         return build_task(parse({"task": {"name": name, **sources, "num_validation": 2, **settings}}).task)

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -111,6 +112,7 @@ def test_a_key_is_the_name_of_its_module_or_of_what_it_leads_to_there() -> None:
 
 def test_everything_registered_is_listed_with_one_line_about_it() -> None:
     listed = evolign.registries()
+    expected: dict[str, Mapping[str, object]]
     expected = {**BY_NAME, "strategies": STRATEGIES, "fitness": FITNESS}
     assert {kind: set(entries) for kind, entries in listed.items()} == {
         kind: set(entries) for kind, entries in expected.items()

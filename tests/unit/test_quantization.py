@@ -5,10 +5,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from configs import evolution
 from engine_calls import generate
 from peft import PeftModel
 
@@ -26,12 +28,14 @@ from evolign.types import Example, Population, Sampling
 
 MISSING = importlib.util.find_spec("torchao") is None
 needs_torchao = pytest.mark.skipif(MISSING, reason="torchao is not installed: pip install 'evolign[quant]'")
+Kind = Literal["int8", "int4"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 KINDS = pytest.mark.parametrize("kind", ["int8", "int4"])
 ROWS = [Example(str(i), f"{i}+{i}=", completion=str(2 * i)) for i in range(8)]
 SAMPLING = Sampling(max_new_tokens=12, temperature=0.0, noise_seed=0)
 
 
-def quantised(folder: str | Path, kind: str | None, dtype: str = "float32") -> BaseModel:
+def quantised(folder: str | Path, kind: Kind | None, dtype: Dtype = "float32") -> BaseModel:
     return load_base_model(ModelConfig(name=str(folder), device="cpu", quantization=kind, dtype=dtype))
 
 
@@ -47,7 +51,7 @@ def greedy(model: torch.nn.Module, base: BaseModel, prompt: str) -> tuple[int, .
 
 @needs_torchao
 @KINDS
-def test_int8_takes_a_quarter_and_int4_an_eighth_and_check_foretells_it(kind: str) -> None:
+def test_int8_takes_a_quarter_and_int4_an_eighth_and_check_foretells_it(kind: Kind) -> None:
     name = "embedded:arithmetic"
     plain, small = quantised(name, None).model, quantised(name, kind).model
     kept = plain.get_input_embeddings().weight.numel() * 4
@@ -59,7 +63,7 @@ def test_int8_takes_a_quarter_and_int4_an_eighth_and_check_foretells_it(kind: st
 
 @needs_torchao
 @KINDS
-def test_quantised_weights_are_near_the_original_ones(kind: str) -> None:
+def test_quantised_weights_are_near_the_original_ones(kind: Kind) -> None:
     """Against int4 read with wrong scales, as bitsandbytes does on a CPU where 64 does not divide a width."""
     plain, small = quantised("embedded:arithmetic", None), quantised("embedded:arithmetic", kind)
     ids = torch.tensor([plain.encoder.encode("12+34=")])
@@ -73,12 +77,12 @@ def test_quantised_weights_are_near_the_original_ones(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])
 def test_a_candidate_generates_what_its_adapter_does_in_peft_on_the_same_quantised_base(
-    tiny: Callable[[str], Path], kind: str, targets: str, tmp_path: Path
+    tiny: Callable[[str], Path], kind: Kind, targets: str, tmp_path: Path
 ) -> None:
     base = quantised(tiny("llama"), kind)
     before = model_fingerprint(base.model)
     warm_start = {"max_steps": 3, "learning_rate": 0.1}
-    config = parse({"adapter": {"rank": 4, "target_modules": targets, "warm_start": warm_start}})
+    config = evolution({"adapter": {"rank": 4, "target_modules": targets, "warm_start": warm_start}})
     policy = load_policy(config, base, ROWS, tmp_path / "start")
     assert all(
         lora.B.abs().max() > 0 and lora.B.dtype == torch.float32 for lora in policy.adapter.modules.values()
@@ -98,7 +102,7 @@ def test_a_candidate_generates_what_its_adapter_does_in_peft_on_the_same_quantis
 
 @needs_torchao
 @KINDS
-def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
+def test_a_row_does_not_depend_on_the_rows_beside_it(kind: Kind) -> None:
     base = quantised("embedded:arithmetic", kind)
     ids = torch.randint(3, 300, (16, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -110,7 +114,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "dtype"), [("int8", "float32"), ("int4", "float32"), ("int4", "bfloat16"), (None, "bfloat16")]
 )
-def test_essa_runs_from_start_to_merged_export(kind: str | None, dtype: str, tmp_path: Path) -> None:
+def test_essa_runs_from_start_to_merged_export(kind: Kind | None, dtype: Dtype, tmp_path: Path) -> None:
     import evolign
 
     if kind is not None and MISSING:
@@ -123,7 +127,7 @@ def test_essa_runs_from_start_to_merged_export(kind: str | None, dtype: str, tmp
     assert set(merged.state_dict()) == set(quantised("embedded:arithmetic", None).model.state_dict())
 
 
-def tiny_run(kind: str | None, dtype: str = "float32") -> Config:
+def tiny_run(kind: Kind | None, dtype: Dtype = "float32") -> Config:
     return parse(
         {
             "model": {"quantization": kind, "dtype": dtype, "device": "cpu"},
@@ -143,10 +147,10 @@ def tiny_run(kind: str | None, dtype: str = "float32") -> Config:
 
 @needs_torchao
 @KINDS
-def test_sft_trains_an_adapter_over_quantised_weights(kind: str, tmp_path: Path) -> None:
+def test_sft_trains_an_adapter_over_quantised_weights(kind: Kind, tmp_path: Path) -> None:
     import evolign
 
-    config = parse(
+    config = evolution(
         {
             "method": "sft",
             "model": {"quantization": kind, "device": "cpu"},
@@ -180,7 +184,7 @@ def test_a_reward_model_is_not_quantised() -> None:
 def test_a_model_without_linear_layers_is_refused_and_check_says_so(tiny: Callable[[str], Path]) -> None:
     with pytest.raises(ConfigError, match=r"no linear layer that can be quantised"):
         quantised(tiny("gpt2"), "int8")
-    config = parse(
+    config = evolution(
         {"model": {"name": str(tiny("gpt2")), "quantization": "int8", "device": "cpu"}},
         ["sampling.max_new_tokens=16"],
     )

@@ -14,7 +14,7 @@ from evolign.tasks.gsm8k import Gsm8k, solution
 from evolign.tasks.rows import Rows
 
 ROWS = [{"question": f"What is {i} + 1?", "answer": str(i + 1), "source": "x"} for i in range(12)]
-SMALL = {"prompt": "question", "num_validation": 3}
+SMALL: dict[str, Any] = {"prompt": "question", "num_validation": 3}
 
 
 def lines(rows: list[Any]) -> str:
@@ -198,7 +198,7 @@ def test_a_missing_file_and_an_unset_variable_are_said(monkeypatch: pytest.Monke
 
 def test_a_file_that_is_not_gsm8k_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    sizes = {"num_warmup": 1, "num_validation": 1}
+    sizes: dict[str, Any] = {"num_warmup": 1, "num_validation": 1}
     for row, sentence in (
         ({"answer": "#### 1"}, "needs the column 'question'"),
         ({"answer": "1"}, r"row \d: the answer does not end in '#### N'; is this GSM8K"),

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def test_a_folder_is_replaced_only_when_its_block_ends_well(run: RunDir) -> None
     assert (run.adapter / "weights").read_text() == "first"
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut in half": lambda data: data[: len(data) // 2],
     "cut by a byte": lambda data: data[:-1],

@@ -1,6 +1,7 @@
 """The task of short texts keeps its promises, and the model that ships for it starts where it should."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from evolign.config import ModelConfig
 from evolign.errors import ConfigError
 from evolign.tasks.summaries import PLACES, THINGS, VARIANTS, Story, Summaries, distinct_stories
 
-SIZES = {"num_train": 300, "num_validation": 60, "num_test": 60, "num_warmup": 20}
+SIZES: dict[str, Any] = {"num_train": 300, "num_validation": 60, "num_test": 60, "num_warmup": 20}
 FACTS = re.compile(r"(?P<name>\w+) \w+ \w+ (?P<things>\w+) at the (?P<place>\w+) on \w+\.")
 
 

@@ -44,8 +44,13 @@ def test_ties_count_half_and_invalid_verdicts_nothing() -> None:
 
 def test_equal_completions_are_ties_that_nobody_is_asked_about() -> None:
     asked = []
+
+    def judge(prompt: str, a: str, b: str) -> str:
+        asked.append((prompt, a, b))
+        return "A"
+
     theirs = [row | {"completion": row["completion"].replace("ours 0", "theirs")} for row in rows()]
-    found = evolign.judge(rows(), theirs, by=lambda prompt, a, b: asked.append((prompt, a, b)) or "A")
+    found = evolign.judge(rows(), theirs, by=judge)
     assert asked == [("prompt 0", "ours 0", "theirs"), ("prompt 0", "theirs", "ours 0")]
     assert (found.summary["identical"], found.summary["ties"], found.summary["win_rate"]) == (3, 6, 0.5)
     assert found.summary["first_shown_wins"] == 1.0 and found.summary["agreement"] == 0.0
@@ -73,7 +78,12 @@ def test_rows_are_matched_by_example_and_sample_and_the_rest_is_counted() -> Non
     ours = [row | {"sample": s, "completion": f"{row['completion']}.{s}"} for s in (0, 1) for row in rows(3)]
     theirs = [row | {"completion": f"theirs {row['sample']}"} for row in reversed(ours[1:])]
     seen = []
-    found = evolign.judge(ours, theirs, by=lambda prompt, a, b: seen.append((a, b)) or "tie").summary
+
+    def judge(prompt: str, a: str, b: str) -> str:
+        seen.append((a, b))
+        return "tie"
+
+    found = evolign.judge(ours, theirs, by=judge).summary
     assert (found["pairs"], found["unmatched"]) == (5, 1)
     assert all(a[-1] == b[-1] for a, b in seen)
 

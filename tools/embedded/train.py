@@ -9,11 +9,11 @@ import numpy as np
 from pretraining import build_model, build_tokenizer, complete, output_folder, train
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evolign.rewards.named import arithmetic_answer
 from evolign.seeding import key, stream
 from evolign.tasks.arithmetic import (
     MARKER,
     OPERATIONS,
-    arithmetic_answer,
     distinct_problems,
     draw_problem,
 )
@@ -59,7 +59,8 @@ def report(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
                 model, tokenizer, prompts, sample=decoding == "sampled", max_new_tokens=MAX_NEW_TOKENS
             )
             completions = [text + more for text, more in zip(given, rest, strict=True)]
-            accuracy = np.mean(arithmetic_answer(prompts, completions, answers))
+            scores = np.array(arithmetic_answer(prompts, completions, answers), dtype=float)
+            accuracy = scores.mean()
             print(f"accuracy  {mode:8s} {decoding:8s} {accuracy:.3f}")
 
 

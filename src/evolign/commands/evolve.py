@@ -1,6 +1,6 @@
 """The Python call for those who have a model, rows and a reward in their hands."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from evolign.runs.directory import read_config
 from evolign.runs.progress import Progress
 from evolign.tasks.rows import Rows
 
-Reward = str | Callable[..., list[float | None]]
+Reward = str | Callable[..., Sequence[float | None]]
 
 
 def evolve(

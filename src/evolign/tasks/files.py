@@ -77,7 +77,7 @@ def _read_file(path: Path, shown: str) -> list[Row]:
     suffix = _suffix(path)
     try:
         if suffix == ".parquet":
-            import pyarrow.parquet  # type: ignore[import-untyped]
+            import pyarrow.parquet
 
             table: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
             return table
