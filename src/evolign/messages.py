@@ -1,8 +1,10 @@
 """Prompts and completions: plain text, or chat messages. Nothing heavy is imported: reward workers use it."""
 
-Prompt = str | list[dict[str, str]]
+Message = dict[str, str]
+"""`{"role": ..., "content": ...}`."""
+Prompt = str | list[Message]
 """Plain text, or chat messages `[{"role": ..., "content": ...}, ...]`."""
-Completion = str | list[dict[str, str]]
+Completion = str | list[Message]
 """Text, or TRL's list of one assistant message where the prompt is chat messages."""
 
 

@@ -10,14 +10,16 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from evolign.errors import ConfigError, UnreachableError
+from evolign.tasks.cells import text
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>.+))?")
@@ -71,6 +73,19 @@ def column(row: Mapping[str, Any], name: str, number: int, field: str) -> Any:
     if row[name] is None:
         raise ConfigError(f"{field}: the column {name!r} of row {number} is null; remove the row")
     return row[name]
+
+
+def text_column(row: Mapping[str, Any], name: str, number: int, field: str) -> str:
+    """The text of a column of row `number`; ConfigError if there is none."""
+    return as_cell(text, column(row, name, number, field), name, number, field)
+
+
+def as_cell(read: Callable[[Any], T], value: Any, name: str, number: int, field: str) -> T:
+    """What `read`, a function of `cells.py`, makes of a value of row `number`; ConfigError if it refuses."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ConfigError(f"{field}: the column {name!r} of row {number} {error}") from error
 
 
 def _read_file(path: Path, shown: str) -> list[Row]:

@@ -19,7 +19,7 @@ from evolign.config.tasks import INSTRUCTION
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import check_splits
-from evolign.tasks.files import Row, check_enough, column, read_rows
+from evolign.tasks.files import Row, check_enough, column, read_rows, text_column
 from evolign.types import Example
 
 HUB_NAME = "openai/gsm8k"
@@ -80,7 +80,7 @@ def solution(answer: str) -> tuple[str, str]:
 
 def _example(split: str, row: Row, index: int, instruction: str, solved: bool) -> Example:
     """The example of a row; with `solved` it carries the worked solution."""
-    question = column(row, "question", index + 1, f"task.{split}")
+    question = text_column(row, "question", index + 1, f"task.{split}")
     answer = column(row, "answer", index + 1, f"task.{split}")
     if not isinstance(answer, str):
         raise ConfigError(

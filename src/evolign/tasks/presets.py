@@ -21,7 +21,8 @@ from evolign.config.presets import REQUEST
 from evolign.errors import ConfigError
 from evolign.seeding import stream
 from evolign.tasks.base import prompt_key
-from evolign.tasks.files import Row, column, read_rows
+from evolign.tasks.cells import text
+from evolign.tasks.files import Row, as_cell, column, read_rows, text_column
 from evolign.tasks.rows import Rows
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -37,8 +38,11 @@ def dolly(*, template: str = REQUEST, **settings: Any) -> Rows:
     """Dolly (Conover et al. 2023): instructions with responses, written by people."""
 
     def convert(row: Row, number: int, field: str) -> Row | str:
-        instruction, response = (column(row, name, number, field) for name in ("instruction", "response"))
-        return _instruction(instruction, row.get("context"), response, category=row.get("category"))
+        instruction, response = (
+            text_column(row, name, number, field) for name in ("instruction", "response")
+        )
+        given = None if row.get("context") is None else text_column(row, "context", number, field)
+        return _instruction(instruction, given, response, category=row.get("category"))
 
     return _task(convert, prompt=template, **settings)
 
@@ -51,12 +55,13 @@ def self_instruct(*, template: str = REQUEST, **settings: Any) -> Rows:
         try:  # the hub holds a dict of lists, the published file a list of dicts
             listed = isinstance(instances, Mapping)
             first = {k: v[0] for k, v in instances.items()} if listed else instances[0]
-            given, output = first["input"], first["output"]
+            parts = first["input"], first["output"]
         except (LookupError, TypeError) as error:
             raise ConfigError(
                 f"{field}: `instances` of row {number} holds no input and output; is this Self-Instruct?"
             ) from error
-        return _instruction(column(row, "instruction", number, field), given, output)
+        given, output = (as_cell(text, part, "instances", number, field) for part in parts)
+        return _instruction(text_column(row, "instruction", number, field), given, output)
 
     return _task(convert, prompt=template, **settings)
 
@@ -66,24 +71,35 @@ def vicuna(*, test: str, references: str | None = None, template: str = REQUEST,
     answers: dict[Any, str] = {}
     if references is not None:
         for number, row in enumerate(read_rows(references, "task.references", "test"), start=1):
-            choices = column(row, "choices", number, "task.references")
-            answers[column(row, "question_id", number, "task.references")] = choices[0]["turns"][0]
+            identity = column(row, "question_id", number, "task.references")
+            answers[identity] = _first_turn(row, "choices", number, "task.references")
 
     def convert(row: Row, number: int, field: str) -> Row | str:
-        turns, identity = (column(row, name, number, field) for name in ("turns", "question_id"))
+        identity = column(row, "question_id", number, field)
+        request = _first_turn(row, "turns", number, field)
         # A column, not a completion: some questions may be without.
-        return {"request": turns[0], "reference": answers.get(identity), "category": row.get("category")}
+        return {"request": request, "reference": answers.get(identity), "category": row.get("category")}
 
     return _task(
         convert, prompt=template, completion=None, train=None, validation=None, test=test, **settings
     )
 
 
+def _first_turn(row: Row, name: str, number: int, field: str) -> str:
+    """The first turn of a question, or of the first answer to it."""
+    value = column(row, name, number, field)
+    try:
+        first = value[0]["turns"][0] if name == "choices" else value[0]
+    except (LookupError, TypeError) as error:
+        raise ConfigError(f"{field}: `{name}` of row {number} holds no turns; is this Vicuna?") from error
+    return as_cell(text, first, name, number, field)
+
+
 def xsum(*, instruction: str, template: str = REQUEST, **settings: Any) -> Rows:
     """XSum (Narayan et al. 2018): news articles with a summary of one sentence."""
 
     def convert(row: Row, number: int, field: str) -> Row | str:
-        document, summary = (column(row, name, number, field) for name in ("document", "summary"))
+        document, summary = (text_column(row, name, number, field) for name in ("document", "summary"))
         return _instruction(instruction, document, summary) if document.strip() else "without a document"
 
     return _task(convert, prompt=template, **settings)
@@ -96,7 +112,7 @@ def hh(*, chat: bool = False, **settings: Any) -> Rows:
     """
 
     def convert(row: Row, number: int, field: str) -> Row | str:
-        pair = (last_turn(str(column(row, name, number, field))) for name in ("chosen", "rejected"))
+        pair = (last_turn(text_column(row, name, number, field)) for name in ("chosen", "rejected"))
         (before, chosen), (before_too, rejected) = pair
         if not chosen.strip() or not rejected.strip():
             return "that do not end in words of the assistant"

@@ -16,17 +16,20 @@ A row of preferences holds two completions, `completion` names the chosen one an
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from string import Formatter
-from typing import Any
+from typing import Any, TypeVar
 
 from evolign.errors import ConfigError
-from evolign.messages import Prompt, completion_text
+from evolign.messages import Prompt
 from evolign.seeding import stream
 from evolign.tasks.base import check_disjoint, check_splits, prompt_key
-from evolign.tasks.files import Row, check_enough, column, read_rows
+from evolign.tasks.cells import cell, completion_after, text, without_last_turn
+from evolign.tasks.files import Row, as_cell, check_enough, column, read_rows
 from evolign.types import Example
 
 Source = str | Iterable[Mapping[str, Any]]
+T = TypeVar("T")
 
 RESERVED = frozenset({"prompt", "prompts", "completion", "completions", "completion_ids"})
 """Columns that never go to the reward: it has arguments of these names, or TRL withholds them."""
@@ -39,11 +42,13 @@ class Rows:
 
     `prompt` is a column or a template over columns such as "Question: {question}\nAnswer:"; so is
     `completion`, where there are references, and `rejected`, where there are worse ones. A prompt
-    column may hold chat messages. Where `validation` is None, its rows are taken from `train`, drawn
-    by `seed`; so are the warm-up rows, and `num_test` test rows where `test` is None. Without `train`
-    the task is only for evaluation. Of rows with one prompt the first counts; pairs of two equal
-    completions are left out. Sources are described in `reading.py`; they may also
-    be lists of dicts or `datasets.Dataset`s. Raises ConfigError for whatever is wrong with them.
+    column may hold chat messages. Of a dialogue that begins with the prompt's messages, the completion is
+    what follows; where one column is named for prompt and completion, it is the dialogue's last turn. Where
+    `validation` is None, its rows are taken from `train`, drawn by `seed`; so are the warm-up rows, and
+    `num_test` test rows where `test` is None. Without `train` the task is only for evaluation. Of rows with
+    one prompt the first counts; pairs of two equal completions are left out. Sources are described in
+    `files.py`, and what a value of a row is in `cells.py`; sources may also be lists of dicts or
+    `datasets.Dataset`s. Raises ConfigError for whatever is wrong with them.
     """
 
     def __init__(
@@ -128,47 +133,53 @@ class Rows:
         return Example(
             id=hashlib.blake2b(prompt_key(prompt).encode(), digest_size=8).hexdigest(),
             prompt=prompt,
-            completion=_answer(self._completion, row, number, "task.completion"),
-            rejected=_answer(self._rejected, row, number, "task.rejected"),
+            completion=_answer(self._completion, prompt, row, number, "task.completion"),
+            rejected=_answer(self._rejected, prompt, row, number, "task.rejected"),
             columns={k: value for k, value in row.items() if k not in {self._prompt, *RESERVED}},
         )
 
     def _rendered_prompt(self, row: Row, number: int) -> Prompt:
-        value = _rendered(self._prompt, row, number, "task.prompt")
-        if _is_messages(value):
-            messages = [dict(message) for message in value]
+        # One column for both is a whole dialogue, whose last turn is the completion.
+        read = without_last_turn if self._prompt == self._completion else cell
+        value: Prompt = _read(read, self._prompt, row, number, "task.prompt")
+        if not isinstance(value, str):
+            messages = value
         elif self._chat:
-            messages = [{"role": "user", "content": str(value)}]
+            messages = [{"role": "user", "content": value}]
         elif self._system is not None:
             raise ConfigError(
                 "task.system needs prompts that are chat messages; set task.chat = true, or put"
                 " the text into task.prompt"
             )
         else:
-            return str(value)
+            return value
         if self._system is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self._system})
+            messages = [{"role": "system", "content": self._system}, *messages]
         return messages
 
 
-def _answer(template: str | None, row: Row, number: int, field: str) -> str | None:
+def _answer(template: str | None, prompt: Prompt, row: Row, number: int, field: str) -> str | None:
     """The text of a completion, None where no column is named for it; ConfigError if it is empty."""
     if template is None:
         return None
-    value = _rendered(template, row, number, field)
-    text = completion_text(value) if _is_messages(value) else str(value)
-    if not text.strip():
+    said: str = _read(partial(completion_after, prompt), template, row, number, field)
+    if not said.strip():
         raise ConfigError(
             f"{field} = {template!r} is empty in row {number}, so there is nothing to learn from it;"
             " remove the row"
         )
-    return text
+    return said
 
 
-def _rendered(template: str, row: Row, number: int, field: str) -> Any:
-    """A column's value as it is, or a template with the row's columns filled in."""
+def _read(read: Callable[[Any], T], template: str, row: Row, number: int, field: str) -> T:
+    """What `read` makes of a column's value, or of a template with the texts of columns filled in."""
     if "{" not in template:
-        return column(row, template, number, field)
+        return as_cell(read, column(row, template, number, field), template, number, field)
+    return as_cell(read, _filled(template, row, number, field), template, number, field)
+
+
+def _filled(template: str, row: Row, number: int, field: str) -> str:
+    """A template with the row's columns filled in."""
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -182,16 +193,25 @@ def _rendered(template: str, row: Row, number: int, field: str) -> Any:
             )
         column(row, root, number, field)
     try:
-        return template.format(**row)
+        return _Texts(number, field).vformat(template, (), row)
+    except ConfigError:
+        raise
     except (LookupError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{field} = {template!r} does not fit row {number}: {type(error).__name__}: {error}"
         ) from error
 
 
-def _is_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in value)
-    )
+class _Texts(Formatter):
+    """Fills a template with the texts of cells; a cell that is no text is refused."""
+
+    def __init__(self, number: int, field: str) -> None:
+        self._number, self._field = number, field
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        value, root = super().get_field(field_name, args, kwargs)
+        as_cell(text, value, field_name, self._number, self._field)
+        return value, root
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return format(value, format_spec) if format_spec else text(value)
