@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UnreachableError,
     )
     from evolign.evaluation.evaluate import Evaluation
-    from evolign.evolution.fitness.base import Fitness, Judgement
+    from evolign.evolution.fitness.base import Fitness, FitnessValues
     from evolign.judging.base import Judge
     from evolign.judging.contest import Judged, judge
     from evolign.policy.spaces.base import SearchSpace
@@ -59,7 +59,7 @@ _NAMES = {
     "Judge": "evolign.judging.base:Judge",
     "JudgeError": "evolign.errors:JudgeError",
     "Judged": "evolign.judging.contest:Judged",
-    "Judgement": "evolign.evolution.fitness.base:Judgement",
+    "FitnessValues": "evolign.evolution.fitness.base:FitnessValues",
     "Jump": "evolign.types:Jump",
     "Mean": "evolign.strategies.mean:Mean",
     "Population": "evolign.types:Population",
@@ -101,10 +101,10 @@ __all__ = [
     "FakeEngine",
     "Finding",
     "Fitness",
+    "FitnessValues",
     "Judge",
     "JudgeError",
     "Judged",
-    "Judgement",
     "Jump",
     "Mean",
     "Population",

@@ -56,7 +56,7 @@ class Population:
     def __len__(self) -> int:
         return len(self.theta_NK) + self.with_mean
 
-    def rows(self, mean_D: np.ndarray) -> np.ndarray:
+    def candidates(self, mean_D: np.ndarray) -> np.ndarray:
         """All candidates as one array, (N, K) or (N + 1, K), where the mean has moved to `mean_D`."""
         if not self.with_mean:
             return self.theta_NK

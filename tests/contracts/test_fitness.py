@@ -75,23 +75,23 @@ FIRST = [0.1, -0.1, 0.05, -0.05, 0.15, -0.15]
 
 
 def test_there_is_one_finite_number_per_candidate_and_better_candidates_have_more(fitness: Any) -> None:
-    judged = fitness.judge(population(FIRST), fitness.draw(0, 1))
-    assert judged.fitness_N.shape == (6,) and np.isfinite(judged.fitness_N).all()
-    assert np.argsort(judged.fitness_N).tolist() == np.argsort(FIRST).tolist()
-    assert isinstance(judged.fitness_of_mean, float)
+    values = fitness.compute(population(FIRST), fitness.draw(0, 1))
+    assert values.fitness_N.shape == (6,) and np.isfinite(values.fitness_N).all()
+    assert np.argsort(values.fitness_N).tolist() == np.argsort(FIRST).tolist()
+    assert isinstance(values.fitness_of_mean, float)
 
 
 def test_it_is_a_function_of_its_arguments_only(fitness: Any) -> None:
     batch, again = fitness.draw(0, 1), fitness.draw(0, 1)
-    one, other = fitness.judge(population(FIRST), batch), fitness.judge(population(FIRST), again)
+    one, other = fitness.compute(population(FIRST), batch), fitness.compute(population(FIRST), again)
     assert one.fitness_N.tobytes() == other.fitness_N.tobytes()
     assert one.step_scale == other.step_scale and batch.cost == again.cost
 
 
 def test_candidates_in_another_order_have_the_same_fitness(fitness: Any) -> None:
     batch = fitness.draw(0, 1)
-    forwards = fitness.judge(population(FIRST), batch).fitness_N
-    backwards = fitness.judge(population(FIRST[::-1]), batch).fitness_N
+    forwards = fitness.compute(population(FIRST), batch).fitness_N
+    backwards = fitness.compute(population(FIRST[::-1]), batch).fitness_N
     np.testing.assert_allclose(backwards[::-1], forwards, rtol=1e-12)
 
 
@@ -107,17 +107,17 @@ def test_generations_draw_other_prompts(fitness: Any) -> None:
 
 def test_what_it_returns_are_numbers_that_can_be_sent_and_logged(fitness: Any) -> None:
     batch = fitness.draw(0, 1)
-    judged = fitness.judge(population(FIRST), batch)
-    again = pickle.loads(pickle.dumps(judged))
-    assert again.fitness_N.tobytes() == judged.fitness_N.tobytes() and again.metrics == judged.metrics
-    json.dumps(judged.metrics)
-    assert not [name for name, value in vars(judged).items() if callable(value)], "nothing calls back"
+    values = fitness.compute(population(FIRST), batch)
+    again = pickle.loads(pickle.dumps(values))
+    assert again.fitness_N.tobytes() == values.fitness_N.tobytes() and again.metrics == values.metrics
+    json.dumps(values.metrics)
+    assert not [name for name, value in vars(values).items() if callable(value)], "nothing calls back"
 
 
 def test_completions_are_counted_once(fitness: Any) -> None:
     batch = fitness.draw(0, 1)
-    judged = fitness.judge(population(FIRST), batch)
-    total = batch.cost + judged.cost
+    values = fitness.compute(population(FIRST), batch)
+    total = batch.cost + values.cost
     by_candidates, by_mean = 3 * (6 + 1), 3 * 4
     assert total.completions == (by_mean if fitness.steps > 1 else by_candidates)
     assert total.tokens > 0 and total.timeouts == total.crashes == 0
@@ -125,14 +125,14 @@ def test_completions_are_counted_once(fitness: Any) -> None:
 
 def test_a_step_is_measured_or_refused_in_a_sentence(fitness: Any) -> None:
     batch, candidates = fitness.draw(0, 1), population(FIRST)
-    judged = fitness.judge(candidates, batch)
+    values = fitness.compute(candidates, batch)
     direction = Direction(np.zeros(DIM), np.array([1.0, 0.0, 0.0]), divergence=0.005, scale=0.1)
     if fitness.steps > 1:
         # KL of a log ratio of +-x on equal halves: (cosh x - 1) = x^2 / 2 for small x
-        assert fitness.measure(direction, candidates, judged, batch) == pytest.approx(0.5, rel=0.01)
+        assert fitness.measure(direction, candidates, values, batch) == pytest.approx(0.5, rel=0.01)
     else:
         with pytest.raises(ValueError, match=r"fitness\.name = 'reward' cannot measure"):
-            fitness.measure(direction, candidates, judged, batch)
+            fitness.measure(direction, candidates, values, batch)
 
 
 def test_steps_per_batch_are_a_positive_number(fitness: Any) -> None:

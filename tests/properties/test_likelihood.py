@@ -113,7 +113,7 @@ def test_the_gradient_of_the_fitness_is_the_policy_gradient_restricted_to_the_se
         step = 1e-2
         theta_ND = mean_D + step * np.vstack([np.eye(len(mean_D)), -np.eye(len(mean_D))])
         batch = batch_of(engine, mean_D, token_ids, advantage_J)
-        fitness_N = fitness.judge(around(engine, theta_ND, mean_D), batch).fitness_N
+        fitness_N = fitness.compute(around(engine, theta_ND, mean_D), batch).fitness_N
         plus_D, minus_D = np.split(fitness_N, 2)
         estimate_D = (plus_D - minus_D) / (2 * step)
     exact_D = autograd_of_advantage_weighted_logprob(llama, mean_D, examples, token_ids, advantage_J)
@@ -137,7 +137,7 @@ def test_in_a_subspace_it_is_the_policy_gradient_of_all_lora_weights_seen_from_t
         batch = batch_of(engine, mean_D, token_ids, rng.standard_normal(len(token_ids)))
         fitness = LikelihoodFitness(settings(), TASK, engine, None)  # type: ignore[arg-type]
         population = around(engine, np.vstack([axes_KK, -axes_KK]), mean_D, subspace)
-        plus_K, minus_K = np.split(fitness.judge(population, batch).fitness_N, 2)
+        plus_K, minus_K = np.split(fitness.compute(population, batch).fitness_N, 2)
     gradient_D = gradient_by_peft(llama, space.decode(mean_D), batch, tmp_path / "origin")
     exact_K = np.array([space.lift(mean_D, subspace, axis) @ gradient_D for axis in np.eye(len(axes_KK))])
     estimate_K = (plus_K - minus_K) / (2 * step)
@@ -258,11 +258,13 @@ def fake(log_ratio: Callable[[np.ndarray, str], float], texts: list[str], dim: i
     return engine
 
 
-def judge(engine: Any, reward: Callable[[Example, str], float], theta_ND: np.ndarray, **options: Any) -> Any:
+def compute(
+    engine: Any, reward: Callable[[Example, str], float], theta_ND: np.ndarray, **options: Any
+) -> Any:
     config = settings(fitness=options)
     fitness = LikelihoodFitness(config, TASK, engine, Lookup(reward))  # type: ignore[arg-type]
     mean_D = np.zeros(theta_ND.shape[1])
-    return fitness.judge(around(engine, theta_ND, mean_D), fitness.draw(0, 1))
+    return fitness.compute(around(engine, theta_ND, mean_D), fitness.draw(0, 1))
 
 
 def right(example: Example, text: str) -> float:
@@ -277,15 +279,15 @@ def test_the_fitness_is_the_clipped_surrogate_by_hand() -> None:
         ["right", "no", "no", "no"],
         dim=2,
     )
-    judged = judge(engine, right, theta_ND)
+    values = compute(engine, right, theta_ND)
     by_hand = [
         (0.75 * 1.1 - 0.25 * 3 * 1.0) / 4,
         (0.75 * 1.2 - 0.25 * 3 * 0.8) / 4,  # 2.0 is cut to 1.2; 0.5 to 0.8, the pessimistic side
         (0.75 * 0.5 - 0.25 * 3 * 2.0) / 4,  # the minimum keeps what makes matters worse
     ]
-    assert judged.fitness_N == pytest.approx(by_hand)
-    assert judged.metrics["informative"] == 1.0
-    assert judged.fitness_of_mean == 0.25
+    assert values.fitness_N == pytest.approx(by_hand)
+    assert values.metrics["informative"] == 1.0
+    assert values.fitness_of_mean == 0.25
 
 
 def test_equal_completions_are_read_once_and_weigh_as_often_as_they_were_sampled() -> None:
@@ -295,10 +297,10 @@ def test_equal_completions_are_read_once_and_weigh_as_often_as_they_were_sampled
     batch = fitness.draw(0, 1)
     assert (batch.count_J.tolist(), len(batch.token_ids), batch.size) == ([1, 3] * 3, 6, 12)
     assert batch.advantage_J.tolist() == [0.75, -0.25] * 3
-    judged = fitness.judge(around(engine, np.array([[0.01]]), np.zeros(1)), batch)
-    assert judged.fitness_N == pytest.approx([(0.75 * np.exp(0.05) - 0.75 * np.exp(0.02)) / 4])
+    values = fitness.compute(around(engine, np.array([[0.01]]), np.zeros(1)), batch)
+    assert values.fitness_N == pytest.approx([(0.75 * np.exp(0.05) - 0.75 * np.exp(0.02)) / 4])
     kl = [(np.exp(x) - 1 - x) for x in (0.05, 0.02, 0.02, 0.02)]
-    assert judged.metrics["divergence"] == pytest.approx(np.mean(kl))
+    assert values.metrics["divergence"] == pytest.approx(np.mean(kl))
 
 
 def test_later_steps_weigh_ratios_to_the_policy_that_sampled_and_measure_how_far_the_mean_is_from_it() -> (
@@ -307,10 +309,10 @@ def test_later_steps_weigh_ratios_to_the_policy_that_sampled_and_measure_how_far
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
     batch = fitness.draw(0, 1)
-    judged = fitness.judge(around(engine, np.array([[0.15], [0.3]]), np.array([0.1])), batch)
+    values = fitness.compute(around(engine, np.array([[0.15], [0.3]]), np.array([0.1])), batch)
     # exp(0.3) is cut to 1.2, although it is within 20 % of exp(0.1)
-    assert judged.fitness_N == pytest.approx([0.75 * (np.exp(0.15) - 1) / 4, 0.75 * (1.2 - 1) / 4])
-    assert judged.metrics["drift"] == pytest.approx((np.exp(0.1) - 1 - 0.1) / 4)
+    assert values.fitness_N == pytest.approx([0.75 * (np.exp(0.15) - 1) / 4, 0.75 * (1.2 - 1) / 4])
+    assert values.metrics["drift"] == pytest.approx((np.exp(0.1) - 1 - 0.1) / 4)
 
 
 def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together() -> None:
@@ -325,7 +327,7 @@ def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together(
     def found(sharing: str) -> np.ndarray:
         config = settings(evolution={"prompts_per_generation": 3, "prompt_sharing": sharing})
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(per_prompt))  # type: ignore[arg-type]
-        return fitness.judge(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
+        return fitness.compute(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
 
     apart, together = found("per_candidate"), found("shared")
     assert len(set(apart[:3].round(9))) == 3, "each reads another prompt"
@@ -350,7 +352,7 @@ def test_however_pairs_divide_among_the_parts_their_mean_fitness_is_that_of_the_
         )
         fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))  # type: ignore[arg-type]
         theta_ND = np.array([[size]] * pairs + [[-size]] * pairs)
-        return fitness.judge(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
+        return fitness.compute(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
 
     apart, together = found(prompt_sharing="per_candidate"), found()
     assert apart[:pairs].mean() == pytest.approx(together[0])
@@ -374,17 +376,17 @@ def test_prompts_whose_samples_all_have_one_reward_are_not_read_and_flatten_the_
         return right(example, text) if example.id == "0" else 1.0
 
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
-    judged = judge(engine, only_the_first, np.array([[0.1], [-0.1]]))
-    assert judged.metrics["informative"] == pytest.approx(1 / 3)
+    values = compute(engine, only_the_first, np.array([[0.1], [-0.1]]))
+    assert values.metrics["informative"] == pytest.approx(1 / 3)
     by_hand = [0.75 * (np.exp(0.1) - 1) / 12, 0.75 * (np.exp(-0.1) - 1) / 12]
-    assert judged.fitness_N == pytest.approx(by_hand)
+    assert values.fitness_N == pytest.approx(by_hand)
 
 
 def test_rewards_that_do_not_apply_are_left_out_of_mean_and_fitness() -> None:
     rewards = {"right": 1.0, "no": 0.0, "?": np.nan}
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "?", "?"])
-    judged = judge(engine, lambda example, text: rewards[text], np.array([[0.1]]))
-    assert judged.fitness_N == pytest.approx([0.5 * (np.exp(0.1) - 1) / 2])
+    values = compute(engine, lambda example, text: rewards[text], np.array([[0.1]]))
+    assert values.fitness_N == pytest.approx([0.5 * (np.exp(0.1) - 1) / 2])
 
 
 def test_advantages_are_centred_within_the_prompt_and_equal_rewards_say_nothing() -> None:
@@ -401,14 +403,14 @@ def test_advantages_are_centred_within_the_prompt_and_equal_rewards_say_nothing(
 
 def test_a_reward_that_applies_to_nothing_is_an_error() -> None:
     with pytest.raises(RewardError, match="returned None"):
-        judge(fake(lambda theta_D, text: 0.0, ["a"]), lambda example, text: np.nan, np.array([[0.1]]))
+        compute(fake(lambda theta_D, text: 0.0, ["a"]), lambda example, text: np.nan, np.array([[0.1]]))
 
 
 def test_equal_rewards_everywhere_carry_no_information_and_leave_the_step_size() -> None:
     engine = fake(lambda theta_D, text: theta_D[0], ["a", "b"])
-    judged = judge(engine, lambda e, t: 1.0, np.array([[0.1], [0.2]]))
-    assert judged.fitness_N.tolist() == [0.0, 0.0]
-    assert judged.step_scale == 1.0
+    values = compute(engine, lambda e, t: 1.0, np.array([[0.1], [0.2]]))
+    assert values.fitness_N.tolist() == [0.0, 0.0]
+    assert values.step_scale == 1.0
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(lambda e, t: 1.0))  # type: ignore[arg-type]
     assert fitness.draw(0, 1).cost.completions == 12
 
@@ -416,7 +418,7 @@ def test_equal_rewards_everywhere_carry_no_information_and_leave_the_step_size()
 @pytest.mark.parametrize(("ratio", "towards"), [(1e-4, 2.0), (5.0, 0.25)])
 def test_the_step_size_is_scaled_towards_the_trust_region_within_bounds(ratio: float, towards: float) -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no"])
-    assert judge(engine, right, np.array([[ratio]]), divergence=0.02).step_scale == towards
+    assert compute(engine, right, np.array([[ratio]]), divergence=0.02).step_scale == towards
     assert towards in SCALE_BOUNDS
 
 
@@ -425,11 +427,11 @@ def test_candidates_too_far_from_the_mean_say_nothing_but_that_the_step_size_is_
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
     wanted = (np.exp(0.1) - 1 - 0.1) / 4
     for x, counts in ((0.1, True), (0.25, True), (0.3, False)):  # 0.3: nearly ten times as far
-        judged = judge(engine, right, np.array([[x], [x]]), divergence=wanted)
+        values = compute(engine, right, np.array([[x], [x]]), divergence=wanted)
         measured = (np.exp(x) - 1 - x) / 4
-        assert judged.metrics["divergence"] == pytest.approx(measured)
-        assert judged.step_scale == pytest.approx(max(0.25, (wanted / measured) ** 0.5))
-        assert judged.fitness_N.any() == counts
+        assert values.metrics["divergence"] == pytest.approx(measured)
+        assert values.step_scale == pytest.approx(max(0.25, (wanted / measured) ** 0.5))
+        assert values.fitness_N.any() == counts
 
 
 def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None:
@@ -438,10 +440,10 @@ def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None
     mean_D = np.array([0.4])
     batch = fitness.draw(0, 1)
     population = around(engine, np.array([[0.5]]), mean_D)
-    judged = fitness.judge(population, batch)
+    values = fitness.compute(population, batch)
     kl = [np.exp(x) - 1 - x for x in (0.05, 0.02, 0.02, 0.02)]
     direction = Direction(mean_D, np.array([0.02]), divergence=float(np.mean(kl)), scale=0.5)
-    measured = fitness.measure(direction, population, judged, batch)
+    measured = fitness.measure(direction, population, values, batch)
     assert measured * 0.5**2 == pytest.approx(np.mean(kl)), "per square of the scale"
 
 

@@ -321,7 +321,7 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
     result = evolve()
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
     assert tokenizer.pad_token is None, "the model and its tokenizer are given back as they were"
-    with pytest.raises(RunError, match="holds a finished run, and whether it judged by this reward"):
+    with pytest.raises(RunError, match="holds a finished run, and whether it used this reward"):
         evolve()
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())["task"]
     assert (recorded["train"], recorded["reward"]) == ("(live rows)", "(live function <lambda>)")

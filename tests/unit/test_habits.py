@@ -11,7 +11,8 @@ import yaml
 import evolign
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 JOBS = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
 
 
@@ -92,6 +93,15 @@ def test_the_minimal_versions_are_those_that_the_package_declares() -> None:
 def test_the_package_says_that_it_is_typed() -> None:
     assert (Path(evolign.__file__).parent / "py.typed").read_text() == ""
     assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_every_python_file_is_checked_by_mypy_strict() -> None:
+    mypy = PYPROJECT["tool"]["mypy"]
+    folders = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("*/**/*.py")}
+    assert mypy["strict"] is True and "exclude" not in mypy
+    assert {*mypy["files"]} == {folder for folder in folders if not folder.startswith(".")} - {"runs", "dist"}
+    for path in (path for folder in mypy["files"] for path in (ROOT / folder).rglob("*.py")):
+        assert not re.search(r"#\s*mypy:|#\s*type:\s*ignore(?!\[)", path.read_text()), path
 
 
 def test_git_ignores_no_folder_of_the_package() -> None:

@@ -25,8 +25,8 @@ ERRORS = {
 }  # fmt: skip
 PROTOCOLS = {"Engine", "Fitness", "Judge", "Progress", "SearchSpace", "Strategy", "Task"}
 VALUES = {
-    "Abilities", "Comparison", "Config", "Cost", "Evaluation", "Example", "Finding", "Judged", "Judgement",
-    "Jump", "Population", "Result", "Rollouts", "Sampling", "Step",
+    "Abilities", "Comparison", "Config", "Cost", "Evaluation", "Example", "Finding",
+    "FitnessValues", "Judged", "Jump", "Population", "Result", "Rollouts", "Sampling", "Step",
 }  # fmt: skip
 CALLS = {
     "check", "compare", "evaluate", "evolve", "export", "judge", "load_config", "quickstart", "registries",

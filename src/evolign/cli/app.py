@@ -91,7 +91,7 @@ def evaluate(
     target: Annotated[str, typer.Argument(help="A run, a PEFT adapter folder, or a model.")],
     overrides: Overrides = None,
     task: Annotated[
-        str | None, typer.Option(help="Task to judge on; default: the run's own, else arithmetic.")
+        str | None, typer.Option(help="Task to evaluate on; default: the run's own, else arithmetic.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Write every completion to this .jsonl.")] = None,
@@ -107,7 +107,7 @@ def evaluate(
     ] = "reference",
     yes: Yes = False,
 ) -> None:
-    """Judge a run, an adapter or a model on held-out prompts; with --judge, against others by a judge."""
+    """Evaluate a run, an adapter or a model on held-out prompts; with --judge, also its win rate."""
     from evolign.commands.evaluate import evaluate
 
     if judge is not None:

@@ -33,7 +33,7 @@ def check(config: Config) -> list[Finding]:
     if task is not None:
         _try("reward", lambda: _reward(config, task), findings)
     else:
-        findings.append(Finding("reward", "SKIPPED", "it is judged on the data, which could not be read"))
+        findings.append(Finding("reward", "SKIPPED", "it is checked on the data, which could not be read"))
     _try("model", lambda: _model(config, task), findings)
     return findings
 

@@ -53,12 +53,12 @@ def evolve(
         raise ConfigError(
             f"evolve(task=...) must not hold {sorted(taken)}; pass them as arguments of evolve()"
         )
-    judged_by = (
+    scored_by = (
         reward if isinstance(reward, str) else f"(live function {getattr(reward, '__name__', reward)})"
     )
     tree: dict[str, Any] = {
         **sections,
-        "task": {**(task or {}), "name": "rows", "train": LIVE_ROWS, "reward": judged_by},
+        "task": {**(task or {}), "name": "rows", "train": LIVE_ROWS, "reward": scored_by},
         "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
     }
     config = parse(tree, source="evolve()")
@@ -93,7 +93,7 @@ def _continues(out: Path, config: Config) -> bool:
         )
     if (out / "result.json").is_file():
         raise RunError(
-            f"{str(out)!r} holds a finished run, and whether it judged by this reward is not known; "
+            f"{str(out)!r} holds a finished run, and whether it used this reward is not known; "
             "load its adapter folder, or give another `out`"
         )
     return True

@@ -167,11 +167,11 @@ def reach(runs: Sequence[Run], metric: str, target: float) -> Reached | None:
     """When each of `runs` reached `target`; None where no run has a validation of `metric`."""
     found = Reached([], [], [], [])
     for run in runs:
-        judged = [row for row in run.rows if number(row.get(f"eval/{metric}")) is not None]
-        if not judged:
+        validations = [row for row in run.rows if number(row.get(f"eval/{metric}")) is not None]
+        if not validations:
             continue
-        hit = next((row for row in judged if row[f"eval/{metric}"] >= target), None)
-        row = judged[-1] if hit is None else hit
+        hit = next((row for row in validations if row[f"eval/{metric}"] >= target), None)
+        row = validations[-1] if hit is None else hit
         completions, seconds = number(row.get("completions")) or 0.0, number(row.get("seconds")) or 0.0
         found.completions.append(None if hit is None else completions)
         found.seconds.append(None if hit is None else seconds)

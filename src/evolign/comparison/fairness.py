@@ -9,7 +9,7 @@ from evolign.comparison.entries import Entry, differences
 from evolign.comparison.estimates import Estimate, own_interval
 from evolign.comparison.loading import Run
 
-JUDGED_BY = ("reward", "metric")
+SCORED_BY = ("reward", "metric")
 """Settings of a task that change what a score means; other rows to test on show in the fingerprints."""
 TOLD_ALREADY = ("num_test",)
 """Settings of a task that another sentence covers."""
@@ -121,7 +121,7 @@ def _task_settings(entries: Sequence[Entry]) -> list[Notice]:
     for name in dict.fromkeys(path.split(".")[0] for path in paths):
         if name in TOLD_ALREADY:
             continue
-        spoils: Spoils = "metrics" if name in JUDGED_BY else "nothing"
+        spoils: Spoils = "metrics" if name in SCORED_BY else "nothing"
         found += _differing(entries, f"task.{name}", _setting("task", name), spoils)
     return found
 

@@ -21,13 +21,13 @@ def plot(run: Path, out: Path, metric: str) -> None:
     axes.plot(_x(searched), reward, color=GREY, lw=1, label="training prompts, mean reward")
     for decoding, colour in COLOURS.items():
         name = f"eval/{metric}_{decoding}"
-        judged = [row for row in rows if name in row]
-        if judged:
-            y = [row[name] for row in judged]
-            low = [row[f"{name}_low"] for row in judged]
-            high = [row[f"{name}_high"] for row in judged]
-            axes.fill_between(_x(judged), low, high, color=colour, alpha=0.15, lw=0)
-            axes.plot(_x(judged), y, color=colour, marker="o", ms=3, label=f"held-out, {decoding}")
+        evaluated = [row for row in rows if name in row]
+        if evaluated:
+            y = [row[name] for row in evaluated]
+            low = [row[f"{name}_low"] for row in evaluated]
+            high = [row[f"{name}_high"] for row in evaluated]
+            axes.fill_between(_x(evaluated), low, high, color=colour, alpha=0.15, lw=0)
+            axes.plot(_x(evaluated), y, color=colour, marker="o", ms=3, label=f"held-out, {decoding}")
     axes.set(xlabel="completions generated (thousands)", ylabel=metric)
     if metric == "accuracy":
         axes.set_ylim(0, 1.02)

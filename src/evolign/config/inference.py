@@ -48,7 +48,7 @@ EngineConfig = TransformersConfig
 
 
 class EvaluationConfig(Section):
-    """How the mean policy is judged: on validation prompts during the run, on test prompts after."""
+    """How the mean policy is evaluated: on validation prompts during the run, on test prompts after."""
 
     every: Positive = 10
     """Generations, or optimiser steps, between validations."""

@@ -49,7 +49,7 @@ class SummariesConfig(Section):
     num_warmup: Positive = 64
     """Texts for the warm start."""
     reward: str = "rouge_l"
-    """What judges summaries: as in the task `rows`."""
+    """What scores summaries, as in the task `rows`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the texts, apart from the run's seed, so that runs share their data."""
 

@@ -85,7 +85,7 @@ class FakeEngine:
         """The candidates as points of the whole space, (N, D)."""
         check_version(population, self._mean.version)
         mean_D, seed = self._mean.point, population.subspace
-        rows = population.rows(mean_D)
+        rows = population.candidates(mean_D)
         return rows if seed is None else np.array([mean_D + self._lift(mean_D, seed, row) for row in rows])
 
     def __enter__(self) -> Self:

@@ -1,1 +1,1 @@
-"""Evaluation: the policy judged on held-out prompts, and the summary of a run."""
+"""Evaluation: the figures of a policy on held-out prompts, and the summary of a run."""

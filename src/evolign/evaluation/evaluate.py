@@ -42,7 +42,7 @@ def evaluate(
     seed: int,
     detailed: bool = False,
 ) -> Evaluation:
-    """Judge `policy`, a population of one, on `examples`, which are known to the engine.
+    """Evaluate `policy`, a population of one, on `examples`, which are known to the engine.
 
     The sampling noise depends only on `seed` and the examples, so two policies are compared under the same
     noise. All means are over prompts, of the mean over a prompt's samples. `metric` "accuracy" takes Wilson
@@ -88,7 +88,7 @@ def evaluate_split(
     policy: Population,
     detailed: bool = False,
 ) -> Evaluation:
-    """Judge `policy`, a population of one, on the `split` of `task`, as `config` says."""
+    """Evaluate `policy`, a population of one, on the `split` of `task`, as `config` says."""
     return evaluate(
         engine,
         scorer,
@@ -146,8 +146,8 @@ def _score_metrics(
     if decoding != "sampled":
         return found
     for k in options.pass_at:
-        judged = [row[~np.isnan(row)] for row in score_PS]
-        pass_P = np.array([pass_at_k(len(row), int((row == 1).sum()), k) for row in judged if len(row) >= k])
+        known = [row[~np.isnan(row)] for row in score_PS]
+        pass_P = np.array([pass_at_k(len(row), int((row == 1).sum()), k) for row in known if len(row) >= k])
         if len(pass_P):
             found |= _estimate(f"pass@{k}_{decoding}", pass_P, interval(pass_P, "accuracy", seed))
     return found

@@ -1,6 +1,6 @@
 """THE loop: evolve a policy by forward passes only (ESSA, arXiv 2507.04453v3, Algorithm 1).
 
-    draw -> [ask -> judge (prompts, completions, rewards) -> direction -> measure -> move] x steps
+    draw -> [ask -> fitness (prompts, completions, rewards) -> direction -> measure -> move] x steps
          -> validate -> record
 
 It knows vectors and numbers: prompts and completions are the fitness's, models the engine's, files the run
@@ -41,11 +41,11 @@ def evolve(fitness: Fitness[Any, Any], search: Search) -> Outcome:
         state.add(batch.cost)
         for _ in range(fitness.steps):
             population = search.ask()
-            judged = fitness.judge(population, batch)
-            direction = search.direction(judged)
-            divergence = fitness.measure(direction, population, judged, batch) if direction else None
-            search.move(judged, divergence)
-        row = search.describe(judged, batch.cost + judged.cost)
+            values = fitness.compute(population, batch)
+            direction = search.direction(values)
+            divergence = fitness.measure(direction, population, values, batch) if direction else None
+            search.move(values, divergence)
+        row = search.describe(values, batch.cost + values.cost)
         state.seconds += time.perf_counter() - started
         if search.validation_is_due():
             row |= search.validate()

@@ -56,14 +56,17 @@ def final_test(
     outcome: Outcome,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Judge the starting point and the exported policy on prompts that nothing else has used."""
+    """Evaluate the starting point and the exported policy on prompts that nothing else has used."""
     split = reported_split(task)
     progress.say(f"Stopped at {outcome.stopped}. Testing on {len(getattr(task, split))} {split} prompts.")
 
-    def judge(theta_D: np.ndarray) -> Evaluation:
+    def evaluation_at(theta_D: np.ndarray) -> Evaluation:
         return evaluate_split(config, task, split, engine, scorer, Population(theta_D[None]))
 
-    found = {"baseline": judge(np.zeros_like(outcome.theta_D)), "final": judge(outcome.theta_D)}
+    found = {
+        "baseline": evaluation_at(np.zeros_like(outcome.theta_D)),
+        "final": evaluation_at(outcome.theta_D),
+    }
     state = outcome.state
     for stage, evaluation in found.items():
         state.add_failures(evaluation.cost)

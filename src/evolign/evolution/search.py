@@ -11,7 +11,7 @@ from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.evaluation.evaluate import evaluate_split, ranking
 from evolign.evaluation.result import keep_samples
-from evolign.evolution.fitness import Fitness, Judgement
+from evolign.evolution.fitness import Fitness, FitnessValues
 from evolign.evolution.prompts import spread
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
@@ -71,7 +71,7 @@ class Search:
         self.strategy: Strategy
 
     def start(self, fitness: Fitness[Any, Any]) -> None:
-        """Resume from the newest checkpoint, or calibrate and judge the starting point."""
+        """Resume from the newest checkpoint, or calibrate and validate the starting point."""
         saved = self._run.restore()
         for warning in self._run.warnings:
             self._progress.say(f"Warning: {warning}")
@@ -131,26 +131,26 @@ class Search:
         )
         return self._population
 
-    def direction(self, judged: Judgement) -> Direction | None:
+    def direction(self, values: FitnessValues) -> Direction | None:
         """Where the strategy would move the mean, if it has to know how far a step goes; else None."""
-        direction = self.strategy.direction(self._population.theta_NK, judged.fitness_N)
+        direction = self.strategy.direction(self._population.theta_NK, values.fitness_N)
         if direction is None or direction.scale is not None:
             return direction
         step_D = self._space.lift(self.mean.point, self._population.subspace, direction.step_K)
         as_long_as_a_candidate = self.strategy.sigma * np.sqrt(len(step_D)) / np.linalg.norm(step_D)
         return replace(direction, scale=float(as_long_as_a_candidate))
 
-    def move(self, judged: Judgement, divergence: float | None) -> None:
-        """Let the strategy learn, and move the mean here and in the engine; count what judging has cost."""
-        self.state.add(judged.cost)
+    def move(self, values: FitnessValues, divergence: float | None) -> None:
+        """Let the strategy learn, and move the mean here and in the engine; count what the fitness cost."""
+        self.state.add(values.cost)
         started = time.perf_counter()
-        move = self.strategy.tell(self._population.theta_NK, judged.fitness_N, judged.step_scale, divergence)
+        move = self.strategy.tell(self._population.theta_NK, values.fitness_N, values.step_scale, divergence)
         if move is not None:
             self.mean.follow(move, self._space.lift)
             self._engine.move(move)
         self._seconds_update = time.perf_counter() - started
 
-    def describe(self, judged: Judgement, cost: Cost) -> dict[str, Any]:
+    def describe(self, values: FitnessValues, cost: Cost) -> dict[str, Any]:
         """The row of a generation, by its last step; warns when it carries no information."""
         state = self.state
         failed = cost.timeouts + cost.crashes
@@ -160,14 +160,14 @@ class Search:
                 f"Warning: the reward hung or killed its process on {failed} of {cost.completions} "
                 "completions, which score scoring.failure_score; try it with `evolign check`."
             )
-        state.flat = state.flat + 1 if np.ptp(judged.fitness_N) == 0 else 0
+        state.flat = state.flat + 1 if np.ptp(values.fitness_N) == 0 else 0
         if state.flat == FLAT_WARNING:
-            self._progress.say(_flat_warning(judged.fitness_of_mean))
+            self._progress.say(_flat_warning(values.fitness_of_mean))
         return (
-            judged.metrics
-            | spread(judged.fitness_N)
+            values.metrics
+            | spread(values.fitness_N)
             | {
-                "fitness_of_mean": judged.fitness_of_mean,
+                "fitness_of_mean": values.fitness_of_mean,
                 "sigma": self.strategy.sigma,
                 "seconds_update": self._seconds_update,
                 "reward_timeouts": cost.timeouts,
@@ -182,7 +182,7 @@ class Search:
         return self.state.generation % every == 0 or bool(self.stop_reason())
 
     def validate(self) -> dict[str, float]:
-        """Judge the mean on the validation prompts and keep it if it is the best so far."""
+        """Evaluate the mean on the validation prompts and keep it if it is the best so far."""
         started = time.perf_counter()
         config, state = self._config, self.state
         mean = Population.of_mean(self.mean.version)

@@ -1,4 +1,4 @@
-"""Rewards: functions that judge completions, and how they are named.
+"""Rewards: functions that score completions, and how they are named.
 
 A reward has TRL's signature, so one that was written for TRL's GRPOTrainer runs unchanged:
 

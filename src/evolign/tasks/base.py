@@ -13,7 +13,7 @@ from evolign.types import Example
 
 
 class Task(Protocol):
-    """Prompts in disjoint splits, and the reward that judges completions of them."""
+    """Prompts in disjoint splits, and the reward that scores their completions."""
 
     train: list[Example]
     """What is evolved or trained on."""

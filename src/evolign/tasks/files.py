@@ -1,4 +1,4 @@
-"""Reading: the rows of a file or of a Hugging Face data set, as a list of dicts.
+"""Files: the rows of a file or of a Hugging Face data set, as a list of dicts.
 
 A source is the path of a .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file, in which `~`
 and environment variables such as `$EVOLIGN_DATA` are expanded, or a data set of the hub:

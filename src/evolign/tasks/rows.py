@@ -1,4 +1,4 @@
-r"""Rows: your own prompts, from a file, a hub data set or a live list, judged by any reward.
+r"""Rows: your own prompts, from a file, a hub data set or a live list, with any reward.
 
 A row is whatever your file holds, for instance a line of JSON:
 

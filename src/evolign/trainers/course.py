@@ -45,7 +45,7 @@ def train(
 
 
 def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
-    """Train from the newest checkpoint to a limit, judge, export, and write result.json."""
+    """Train from the newest checkpoint to a limit, evaluate, export, and write result.json."""
     run, trainable = session.run, session.trainable
     with quiet(), torch.random.fork_rng():
         trainer = build(session)

@@ -149,7 +149,7 @@ class Ppo(Resumable, Trainer):
         score_B = session.score(repeated, list(rollouts.text_NPS[0].flat))
         base = session.trainable.base
         prompts = [base.encoder.encode(example.prompt) for example in repeated]
-        return self._judged(prompts, list(rollouts.token_ids_NPS[0].flat), score_B)
+        return self._with_advantages(prompts, list(rollouts.token_ids_NPS[0].flat), score_B)
 
     def _draw(self, number: int) -> list[Example]:
         """The prompts of a batch: all of them once, in random order, before any comes again."""
@@ -161,7 +161,7 @@ class Ppo(Resumable, Trainer):
         return drawn
 
     @torch.no_grad()
-    def _judged(
+    def _with_advantages(
         self, prompts: list[list[int]], token_ids: list[tuple[int, ...]], score_B: np.ndarray
     ) -> Batch:
         """Values, advantages and returns; a completion to which the reward does not apply is masked."""

@@ -100,14 +100,14 @@ class Classifier(Trainable):
 
 
 class PairSession(Session):
-    """The session of a reward model: judged by how many pairs it ranks as they are given."""
+    """The session of a reward model; its accuracy is the share of pairs that it ranks as given."""
 
     metric = "accuracy"
     ranking = ["accuracy", "margin"]  # noqa: RUF012
     trainable: Classifier
 
-    def judge(self, split: str) -> Evaluation:
-        """See `Session.judge`; a pair counts if the better completion has the higher score."""
+    def evaluate(self, split: str) -> Evaluation:
+        """See `Session.evaluate`; a pair counts if the better completion has the higher score."""
         examples = pairs(getattr(self.task, split), self.config.method, split)
         size = self.config.training.batch_size
         with self.trainable.inference():

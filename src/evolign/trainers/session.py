@@ -61,7 +61,7 @@ class Session(ABC):
         self._row: dict[str, Any] = {}
 
     @abstractmethod
-    def judge(self, split: str) -> Evaluation:
+    def evaluate(self, split: str) -> Evaluation:
         """How good the model is on a split of the task."""
 
     @property
@@ -75,7 +75,7 @@ class Session(ABC):
         """The metrics that select the exported weights, the deciding one first."""
 
     def start(self, steps_in_all: int) -> None:
-        """Judge the starting point of a new run, or say where a resumed one continues."""
+        """Evaluate the starting point of a new run, or say where a resumed one continues."""
         self.steps_in_all = steps_in_all
         self.progress.begin(steps_in_all, self.config.training.max_minutes)
         if self.checkpoint is not None:
@@ -97,7 +97,7 @@ class Session(ABC):
         self.note(**{name: self._row.get(name, 0.0) + value for name, value in parts.items()})
 
     def end_step(self, step: int) -> None:
-        """Count a step and judge the model if that is due; `state.stopped` says which limit was reached."""
+        """Count a step and evaluate the model if due; `state.stopped` says which limit was reached."""
         state = self.state
         state.step = step
         self._tick()
@@ -125,9 +125,9 @@ class Session(ABC):
         return state.reached(limits)
 
     def validate(self) -> dict[str, float]:
-        """Judge the model on the validation prompts and keep its weights if it is the best so far."""
+        """Evaluate the model on the validation prompts and keep its weights if it is the best so far."""
         state = self.state
-        found = self.judge("validation")
+        found = self.evaluate("validation")
         state.validation_completions += found.cost.completions
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_step = found.metrics, state.step
@@ -138,7 +138,7 @@ class Session(ABC):
         return {f"eval/{name}": value for name, value in found.metrics.items()}
 
     def finish(self) -> dict[str, Any]:
-        """Return to the best weights, judge them on the reported split, and say what result.json holds."""
+        """Return to the best weights, evaluate them on the reported split, and say what result.json holds."""
         state = self.state
         self.trainable.load(best_file(self.run, state.best_step))
         split = reported_split(self.task)
@@ -160,7 +160,7 @@ class Session(ABC):
         )
 
     def _test(self, stage: str) -> Evaluation:
-        found = self.judge(reported_split(self.task))
+        found = self.evaluate(reported_split(self.task))
         stamp = {"step": self.state.step, "split": reported_split(self.task), "stage": stage}
         keep_samples(self.config, self.run, found, stamp)
         return found
@@ -188,7 +188,7 @@ class Session(ABC):
 
 
 class PolicySession(Session):
-    """The session of a method that trains a policy: judged, and sampled from, by the engine."""
+    """The session of a method that trains a policy; the engine samples from it, also to evaluate it."""
 
     def __init__(
         self,
@@ -227,8 +227,8 @@ class PolicySession(Session):
         self._step_reward = []
         super().log(logs)
 
-    def judge(self, split: str) -> Evaluation:
-        """See `Session.judge`."""
+    def evaluate(self, split: str) -> Evaluation:
+        """See `Session.evaluate`."""
         with self.trainable.inference():
             found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, POLICY)
         self.state.add_failures(found.cost)

@@ -8,13 +8,13 @@ from typing import Any
 
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
-from evolign.evolution.fitness.base import Fitness, Judgement
+from evolign.evolution.fitness.base import Fitness, FitnessValues
 from evolign.evolution.fitness.likelihood import LikelihoodFitness
 from evolign.evolution.fitness.reward import RewardFitness
 from evolign.rewards.scoring import Scorer
 from evolign.tasks.base import Task
 
-__all__ = ["FITNESS", "Fitness", "Judgement", "LikelihoodFitness", "RewardFitness", "build_fitness"]
+__all__ = ["FITNESS", "Fitness", "FitnessValues", "LikelihoodFitness", "RewardFitness", "build_fitness"]
 
 FITNESS: dict[str, Callable[..., Fitness[Any, Any]]] = {
     "reward": RewardFitness,

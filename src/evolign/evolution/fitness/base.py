@@ -11,37 +11,37 @@ from evolign.types import NO_COST, Cost, Direction, Population
 
 
 class Batch(Protocol):
-    """What a generation is judged on. A fitness decides what else is in it."""
+    """What the fitness of a generation is computed on. A fitness decides what else is in it."""
 
     @property
     def cost(self) -> Cost:
-        """What making it has taken."""
+        """What it took to make the batch."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The fitness of candidates, and what finding it took: numbers only."""
+class FitnessValues:
+    """The fitness of candidates, and what it took to compute it: numbers only."""
 
     fitness_N: np.ndarray
     """float64, shape (N,); to be maximised."""
     fitness_of_mean: float
-    """The mean policy's, for those who watch."""
+    """The fitness of the mean policy, which is only recorded."""
     cost: Cost = NO_COST
     step_scale: float = 1.0
-    """By how much the strategy's step size shall change on top of what the strategy does itself."""
+    """Factor of the strategy's step size, beside what the strategy does to it."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """What metrics.jsonl gets beside the fitness."""
+    """More figures for metrics.jsonl."""
 
 
 B = TypeVar("B", bound=Batch)
-J = TypeVar("J", bound=Judgement)
+V = TypeVar("V", bound=FitnessValues)
 
 
-class Fitness(Protocol[B, J]):
-    """Judges candidates on the training prompts of a generation."""
+class Fitness(Protocol[B, V]):
+    """Gives candidates their fitness on the training prompts of a generation."""
 
     steps: int
-    """Strategy steps per generation: how often candidates are asked for and judged on one batch."""
+    """Strategy steps per generation, all on one batch."""
 
     def calibrate(self, space: SearchSpace) -> Calibration:
         """The initial step size of `strategy.sigma: auto`. Raises EngineError if there is none."""
@@ -51,12 +51,13 @@ class Fitness(Protocol[B, J]):
         """The batch of a generation, for the mean after `version` moves; a function of its arguments only."""
         ...
 
-    def judge(self, population: Population, batch: B) -> J:
-        """The fitness of the N candidates of `population` beside its mean, which takes part; a function of
-        its arguments only."""
+    def compute(self, population: Population, batch: B) -> V:
+        """The fitness of the N candidates of `population`, whose mean takes part as candidate N.
+
+        It is a function of its arguments only."""
         ...
 
-    def measure(self, direction: Direction, population: Population, judged: J, batch: B) -> float:
-        """The divergence of a step along `direction` from the mean, over the square of the step's scale, in
-        nats per completion. Raises ConfigError where this fitness cannot measure it."""
+    def measure(self, direction: Direction, population: Population, values: V, batch: B) -> float:
+        """Divergence of a step along `direction` from the mean, in nats per completion, divided by the square
+        of the step's scale. Raises ConfigError if this fitness cannot measure it."""
         ...

@@ -36,7 +36,7 @@ import numpy as np
 
 from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
-from evolign.evolution.fitness.base import Judgement
+from evolign.evolution.fitness.base import FitnessValues
 from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND
@@ -75,8 +75,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Reading(Judgement):
-    """A judgement, and what the mean has read of the batch."""
+class LikelihoodValues(FitnessValues):
+    """The fitness of candidates, and the log-probabilities of the batch under the mean."""
 
     mean_J: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """log pi of the batch's completions under the mean around which the candidates lie."""
@@ -140,13 +140,13 @@ class LikelihoodFitness:
             },
         )
 
-    def judge(self, population: Population, batch: Batch) -> Reading:
-        """See `Fitness.judge`."""
+    def compute(self, population: Population, batch: Batch) -> LikelihoodValues:
+        """See `Fitness.compute`."""
         num_candidates = len(population) - 1
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
             metrics = batch.metrics | nothing
-            return Reading(np.zeros(num_candidates), batch.fitness_of_mean, metrics=metrics)
+            return LikelihoodValues(np.zeros(num_candidates), batch.fitness_of_mean, metrics=metrics)
         (reader_M, read_M), weight_N = self._who_reads_what(num_candidates, batch)
         by_mean_J, everything_J = np.full(len(batch.examples), num_candidates), np.arange(len(batch.examples))
         all_MT = self._logprobs(
@@ -166,7 +166,7 @@ class LikelihoodFitness:
             "clipped": clipped,
         }
         too_far = measured["divergence"] / self._options.divergence
-        return Reading(
+        return LikelihoodValues(
             fitness_N if too_far < TOO_FAR else np.zeros(num_candidates),
             batch.fitness_of_mean,
             step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
@@ -174,7 +174,9 @@ class LikelihoodFitness:
             mean_J=mean_J,
         )
 
-    def measure(self, direction: Direction, population: Population, judged: Reading, batch: Batch) -> float:
+    def measure(
+        self, direction: Direction, population: Population, values: LikelihoodValues, batch: Batch
+    ) -> float:
         """See `Fitness.measure`: one candidate, a step of the mean, reads the batch."""
         readings = everyone_reads_everything(1, len(batch.examples))
 
@@ -182,7 +184,7 @@ class LikelihoodFitness:
             point_K = direction.origin_K + scale * direction.step_K
             moved = replace(population, theta_NK=point_K[None], with_mean=False)
             moved_J = self._logprobs(moved, readings, batch.examples, batch.token_ids).sum(1)
-            return divergence(moved_J - judged.mean_J, batch.count_J)
+            return divergence(moved_J - values.mean_J, batch.count_J)
 
         return divergence_per_square(direction, divergence_at)
 

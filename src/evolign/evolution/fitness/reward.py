@@ -10,7 +10,7 @@ from typing import Any
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.errors import ConfigError
-from evolign.evolution.fitness.base import Judgement
+from evolign.evolution.fitness.base import FitnessValues
 from evolign.evolution.prompts import (
     change_rate,
     draw_prompts,
@@ -55,8 +55,8 @@ class RewardFitness:
         examples_NP = with_mean_row(draw_prompts(self._config, self._task, generation))
         return Batch(examples_NP, sampling(self._config, generation))
 
-    def judge(self, population: Population, batch: Batch) -> Judgement:
-        """See `Fitness.judge`."""
+    def compute(self, population: Population, batch: Batch) -> FitnessValues:
+        """See `Fitness.compute`."""
         prompts_NP = [ids(examples) for examples in batch.examples_NP]
         rollouts = self._engine.generate(population, prompts_NP, batch.sampling)
         score_NPS, scores = score_completions(self._scorer, batch.examples_NP, rollouts)
@@ -67,14 +67,16 @@ class RewardFitness:
             "seconds_generate": rollouts.seconds,
             "seconds_score": scores.seconds,
         }
-        return Judgement(
+        return FitnessValues(
             mean_score(score_NPS[:-1]),
             fitness_of_mean=float(mean_score(score_NPS[-1:])[0]),
             cost=rollouts.cost + scores.cost,
             metrics=metrics,
         )
 
-    def measure(self, direction: Direction, population: Population, judged: Judgement, batch: Batch) -> float:
+    def measure(
+        self, direction: Direction, population: Population, values: FitnessValues, batch: Batch
+    ) -> float:
         """Rewards tell nothing of likelihoods: raises ConfigError."""
         raise ConfigError(
             "fitness.name = 'reward' cannot measure how far a step moves the policy; use a strategy that "

@@ -73,7 +73,7 @@ class LoraFactors:
         """See `SharesFactors.shared_factors`."""
         if population.subspace is None:
             _check_alone(population)
-            yield from Fixed(self.decode(population.rows(mean_D)[0])).shared_factors(population, mean_D)
+            yield from Fixed(self.decode(population.candidates(mean_D)[0])).shared_factors(population, mean_D)
             return
         drawn = self._directions(mean_D, population.subspace)
         for (name, lora), of_A, of_B in zip(
@@ -84,7 +84,7 @@ class LoraFactors:
 
     def scales(self, population: Population, mean_D: np.ndarray) -> tuple[Tensor, Tensor]:
         """See `SharesFactors.scales`."""
-        rows_NK = population.rows(mean_D)
+        rows_NK = population.candidates(mean_D)
         if population.subspace is None:
             _check_alone(population)
             _check(rows_NK[0], self.dim)
@@ -97,7 +97,7 @@ class LoraFactors:
 
     def adapters(self, population: Population, mean_D: np.ndarray) -> Iterator[Adapter]:
         """See `SearchSpace.adapters`."""
-        for row_K in population.rows(mean_D):
+        for row_K in population.candidates(mean_D):
             inside = population.subspace is not None
             yield self.decode(mean_D + self.lift(mean_D, population.subspace, row_K) if inside else row_K)
 

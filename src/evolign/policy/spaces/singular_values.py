@@ -82,7 +82,7 @@ class SingularValues:
 
     def adapters(self, population: Population, mean_D: np.ndarray) -> Iterator[Adapter]:
         """See `SearchSpace.adapters`."""
-        return map(self.decode, population.rows(mean_D))
+        return map(self.decode, population.candidates(mean_D))
 
     def shared_factors(self, population: Population, mean_D: np.ndarray) -> Iterator[SharedFactors]:
         """See `SharesFactors.shared_factors`; the same for every population."""
@@ -97,7 +97,7 @@ class SingularValues:
 
     def scales(self, population: Population, mean_D: np.ndarray) -> tuple[Tensor, Tensor]:
         """See `SharesFactors.scales`."""
-        offsets_A, offsets_B = self._offsets(population.rows(mean_D))
+        offsets_A, offsets_B = self._offsets(population.candidates(mean_D))
         a = np.concatenate([layer.s_A for layer in self._layers]) + np.concatenate(offsets_A, axis=1)
         b = np.concatenate([layer.s_B for layer in self._layers]) + np.concatenate(offsets_B, axis=1)
         return torch.tensor(a, dtype=torch.float32), torch.tensor(b, dtype=torch.float32)
