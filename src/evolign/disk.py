@@ -5,11 +5,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
-def write(path: Path, data: bytes | str) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
+def write(path: Path, data: bytes | str, *, shared: bool = False) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it. Raises OSError.
+
+    With `shared`, several processes or threads may write the same file: the last one to rename it wins.
+    """
+    name = f"{path.name}.{uuid4().hex}" if shared else path.name
+    partial = path.with_name(name + ".partial")
     with partial.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()

@@ -16,7 +16,7 @@ PACKAGE = Path(evolign.__file__).parent
 ROOT = PACKAGE.parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
-    {"types", "messages", "errors", "seeding", "metrics", "disk"},
+    {"types", "messages", "errors", "seeding", "metrics", "disk", "jsonl"},
     {"config"},
     {"tasks", "strategies", "runs", "embedded"},
     {"policy"},

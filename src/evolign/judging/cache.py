@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evolign import disk
 from evolign.errors import JudgeError
 from evolign.judging.base import Messages, Reply
 
@@ -46,9 +46,8 @@ class Cache:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False) as file:
-                json.dump({"text": reply.text, "in": reply.tokens_in, "out": reply.tokens_out}, file)
-            os.replace(file.name, path)
+            text = json.dumps({"text": reply.text, "in": reply.tokens_in, "out": reply.tokens_out})
+            disk.write(path, text, shared=True)
         except OSError as error:
             raise JudgeError(
                 f"cannot write to the judge's cache {str(self._folder)!r}: {error.strerror or error}; free "

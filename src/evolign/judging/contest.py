@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evolign import jsonl
 from evolign.errors import ConfigError
 from evolign.judging.base import Answer, Estimate, Judge, Question
 from evolign.judging.cache import Cache, default_folder
@@ -165,7 +166,7 @@ def _costs(answers: Sequence[Answer], estimate: Estimate | None) -> dict[str, in
 def _write(out: Path, summary: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> None:
     try:
         out.mkdir(exist_ok=True)
-        (out / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+        (out / "verdicts.jsonl").write_text(jsonl.dumps(verdicts))
         (out / "win_rate.json").write_text(json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(

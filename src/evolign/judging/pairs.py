@@ -1,11 +1,11 @@
 """Who is compared with whom: rows of two evaluations, or of one and its references, matched by example."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evolign import jsonl
 from evolign.errors import ConfigError
 from evolign.messages import Prompt
 
@@ -110,17 +110,9 @@ def _check_row(row: Any, where: str) -> None:
 
 def _read(path: str | Path) -> list[Any]:
     try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return [row for _, row in jsonl.read(Path(path))]
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the completions in {str(path)!r}: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ConfigError(f"{str(path)!r}, line {number}, is not JSON: {error}") from error
-    return rows
 
 
 def _name(rows: Rows) -> str:

@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from evolign import disk
+from evolign import disk, jsonl
 from evolign.config import Config
 from evolign.config.recipe import load
 from evolign.config.run import FORMAT
@@ -122,9 +122,8 @@ class RunDir:
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append JSON objects to a .jsonl file, one line each."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
         with writing(self.path), (self.path / name).open("a") as file:
-            file.write(text)
+            file.write(jsonl.dumps(rows))
             file.flush()
             os.fsync(file.fileno())
 
@@ -256,14 +255,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
-        if line.endswith("\n"):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise RunError(f"cannot read {str(path)!r}: line {number} is not JSON: {error}") from error
-    return rows
+    try:
+        whole_lines = path.read_text().split("\n")[:-1]
+        return [row for _, row in jsonl.loads(whole_lines)]
+    except ValueError as error:
+        raise RunError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def _size(path: Path) -> int:

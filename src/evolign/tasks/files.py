@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from evolign import jsonl
 from evolign.errors import ConfigError, UnreachableError
 from evolign.tasks.cells import text
 
@@ -105,7 +106,7 @@ def _read_file(path: Path, shown: str) -> list[Row]:
                 return _csv(file, shown, "," if suffix == ".csv" else "\t")
     except json.JSONDecodeError as error:
         raise ConfigError(f"{shown} is not JSON: {error}; one row per line is .jsonl") from error
-    except (OSError, EOFError, UnicodeDecodeError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{shown} cannot be read: {type(error).__name__}: {error}") from error
@@ -113,20 +114,16 @@ def _read_file(path: Path, shown: str) -> list[Row]:
 
 
 def _json_lines(lines: Iterable[str], shown: str) -> list[Row]:
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{shown}: line {number} is not JSON: {error.msg}; repair it") from error
+    try:
+        numbered = list(jsonl.loads(lines))
+    except jsonl.LineError as error:
+        raise ConfigError(f"{shown}: {error}; repair it") from error
+    for number, row in numbered:
         if not isinstance(row, dict):
             raise ConfigError(
                 f"{shown}: line {number} is a {type(row).__name__}; every line must be an object"
             )
-        rows.append(row)
-    return rows
+    return [row for _, row in numbered]
 
 
 def _json_array(value: Any, shown: str) -> list[Row]:

@@ -1,0 +1,38 @@
+"""JSON lines: a text with one JSON value on each line. `json` has `loads` and `dumps` for a single value."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class LineError(ValueError):
+    """A line is not JSON; the message says which one and why."""
+
+
+def loads(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """The number of each line that is not blank, from 1, and its value.
+
+    Raises LineError.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                why = f"{error.msg}, column {error.colno}"
+                raise LineError(f"line {number} is not JSON: {why}") from error
+            except RecursionError as error:
+                raise LineError(f"line {number} is not JSON: it nests too deeply") from error
+
+
+def read(path: Path) -> Iterator[tuple[int, Any]]:
+    """`loads` of a file in UTF-8. Raises LineError, OSError or UnicodeDecodeError."""
+    # Only "\n" ends a line: other characters that Python takes for line breaks may stand in a text.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        yield from loads(file)
+
+
+def dumps(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The text of `rows`, one line each."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
