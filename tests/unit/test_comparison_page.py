@@ -52,7 +52,7 @@ def labels(comparison: Comparison) -> list[str]:
         (lambda run: (run / "result.json").write_text('{"final": {"accuracy": NaN}}'), "no final metrics"),
         (lambda run: (run / "metrics.jsonl").write_text("{}\nnot json\n{}\n"), "line 2 is not JSON"),
         (lambda run: (run / "metrics.jsonl").write_text("3\n"), "a line that is not a JSON object"),
-        (lambda run: (run / "samples.jsonl").write_bytes(b"\xff\xfe\n"), "samples.jsonl cannot be read"),
+        (lambda run: (run / "samples.jsonl").write_bytes(b"\xff\xfe\n"), "samples.jsonl': 'utf-8' codec"),
         (lambda run: (run / "provenance.json").write_text(""), "provenance.json cannot be read"),
         (shutil.rmtree, "there is no such folder"),
     ],

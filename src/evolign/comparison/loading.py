@@ -167,10 +167,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, none where it is missing."""
-    try:
-        rows: list[Any] = read_rows(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path.name} cannot be read: {error}") from error
+    rows: list[Any] = read_rows(path)
     if not all(isinstance(row, dict) for row in rows):
         raise RunError(f"{path.name} holds a line that is not a JSON object")
     return rows

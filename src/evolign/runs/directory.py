@@ -251,14 +251,14 @@ def check_new(path: Path) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a last line that was cut off by a kill is left out.
 
-    Raises RunError where another line is broken.
+    Raises RunError if the file cannot be read or another line is broken.
     """
     if not path.is_file():
         return []
     try:
         whole_lines = path.read_text().split("\n")[:-1]
         return [row for _, row in jsonl.loads(whole_lines)]
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"cannot read {str(path)!r}: {error}") from error
 
 
