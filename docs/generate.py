@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from evolign.config import CONFIGS, GradientConfig, Section
 from evolign.config.recipe import DEFAULT_METHOD
+from evolign.config.section import told as bound_told
 
 HEAD = """\
 # Configuration
@@ -20,6 +21,13 @@ A recipe is a YAML file of these fields. What it leaves out has its default. On 
 `section.field=value` comes on top: defaults < file < command line. An unknown key, such as a key of another
 method, is an error that names the nearest known one. `config.json` in a run directory is the same tree,
 resolved, and runs as it is.
+
+Scalars are read as they are written, as in YAML 1.2: `true` and `false` are the only truth values, `yes`,
+`1:30` and `0x10` are texts, and `010` is 10. A key that comes twice is an error that names both lines.
+Anchors and merge keys (`<<`) are read; tags (`!!...`) are not. A file has at most 256 KiB, 10,000 values
+and 64 levels.
+
+Every number has an upper bound. Beyond it lies what no machine holds or no run reaches; the error tells why.
 
 `method` decides which sections there are. What all methods share comes first, then what only some have. A
 section that adds to one above it lists only what it adds or changes.
@@ -72,7 +80,7 @@ def type_name(annotation: object) -> str:
     origin, members = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         limits = [
-            f"{sign} {getattr(limit, name)}"
+            f"{sign} {bound_told(getattr(limit, name))}"
             for item in members[1:]
             for limit in getattr(item, "metadata", [item])
             for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))

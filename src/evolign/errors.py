@@ -11,6 +11,12 @@ EvolignError
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+
+LONGEST_NAME = 200
+"""Characters of a name that is compared with known ones: the comparison takes time in their square."""
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class EvolignError(Exception):
@@ -44,6 +50,38 @@ class RunError(EvolignError, RuntimeError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     """The error for a name that no registry holds: it lists what exists and the nearest match."""
     known = sorted(known)
-    nearest = get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ConfigError(f"unknown {kind} {name!r}; known: {', '.join(known)}.{hint}")
+    return ConfigError(f"unknown {kind} {shown(name)}; known: {', '.join(known)}.{did_you_mean(name, known)}")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A sentence with the nearest known name, empty where none is near."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        return ""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def shown(value: object, width: int = 80) -> str:
+    """A value for a message: its repr, cut to `width`, whatever the value is.
+
+    Strings are cut before they are escaped, and containers are shown with their first items, so that neither
+    takes long; an object whose text raises is named by its type.
+    """
+    try:
+        text = (
+            repr(value[:width] if isinstance(value, str | bytes) else value)
+            if (isinstance(value, str | bytes | int | float | None))
+            else _SHORT.repr(value)
+        )
+    except Exception:  # a user's object, or an integer of more digits than Python prints
+        return f"({type(value).__name__} that cannot be shown)"
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def said(error: BaseException, width: int = 2000) -> str:
+    """What an exception says, cut to `width`; some say nothing but raise again."""
+    try:
+        text = str(error)
+    except Exception:
+        return "(its text cannot be shown)"
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -16,7 +16,7 @@ PACKAGE = Path(evolign.__file__).parent
 ROOT = PACKAGE.parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
-    {"types", "messages", "errors", "seeding", "metrics", "disk", "jsonl"},
+    {"types", "messages", "errors", "seeding", "metrics", "disk", "jsonl", "reading"},
     {"config"},
     {"tasks", "strategies", "runs", "embedded"},
     {"policy"},

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that `evolign --help` is ins
 """
 
 import importlib.metadata
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evolign.cli.last_resort import last_resort
 from evolign.cli.show import print_comparison, print_metrics, print_result, run_judge
 from evolign.errors import EvolignError
 
@@ -231,7 +233,13 @@ def list_() -> None:
 
 
 def main() -> None:
-    """The console script: user errors are one message and exit status 1, never a traceback."""
+    """The console script: user errors are one message and exit status 1, never a traceback.
+
+    What nobody expected is exit status 70, with the traceback in a log.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice is a Ctrl-C
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -241,13 +249,19 @@ def main() -> None:
         app()
     except EvolignError as error:
         sys.exit(f"evolign: {error}")
+    except Exception as error:  # the last resort
+        sys.exit(last_resort(error))
 
 
 @contextmanager
 def interruptible(path: Path) -> Iterator[None]:
-    """Answer Ctrl-C with where the run stands and how to resume it."""
+    """Answer Ctrl-C with where the run stands and how to resume it, and log what nobody expected there."""
     try:
         yield
+    except (EvolignError, typer.Exit):
+        raise
+    except Exception as error:
+        raise typer.Exit(last_resort(error, path)) from error
     except KeyboardInterrupt:
         started = (path / "config.json").is_file()
         next_step = f"Resume it with: evolign resume {path}" if started else "Nothing was written."

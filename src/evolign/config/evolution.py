@@ -4,11 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from evolign.config.inference import SamplingConfig
+from evolign.config.inference import TOKENS_HELD, SamplingConfig
 from evolign.config.needs import Needs
 from evolign.config.policy import AdapterConfig, LoraSpaceConfig, SingularValuesConfig, check_alpha
 from evolign.config.run import Config
-from evolign.config.section import Positive, Section
+from evolign.config.section import Above0, Batch, Goal, Minutes, Number, Positive, Section
 from evolign.config.strategies import CmaEsConfig, StrategyConfig
 
 
@@ -24,15 +24,15 @@ class LikelihoodConfig(Section):
 
     name: Literal["likelihood"] = "likelihood"
     measures_steps: ClassVar[bool] = True
-    steps: Positive = 8
+    steps: Batch = 8
     """Strategy steps, each with fresh candidates, per batch of completions."""
-    divergence: Annotated[float, Field(gt=0)] = 0.005
+    divergence: Above0 = 0.005
     """Mean divergence of the candidates from the mean policy, in nats per completion; sigma follows it."""
-    clip: Annotated[float, Field(gt=0)] = 0.2
+    clip: Above0 = 0.2
     """Likelihood ratios count as if they lay in 1 - clip to 1 + clip (PPO)."""
     ratio: Literal["sequence", "token"] = "sequence"
     """What has a ratio: the whole completion, or each of its tokens."""
-    reads: Positive | None = None
+    reads: Batch | None = None
     """Completions of a prompt that a pair of candidates reads, the best together with the worst, under
     evolution.prompt_sharing: per_candidate; null: all of them."""
     normalise: bool = False
@@ -42,12 +42,12 @@ class LikelihoodConfig(Section):
 class CalibrationConfig(Section):
     """How `strategy.sigma: auto` is found, once, before the first generation."""
 
-    change_rate: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    change_rate: Annotated[float, Field(gt=0, lt=1), Number()] = 0.25
     """Share of completions that shall differ from the mean policy's under the same noise; likelihood fitness
     calibrates to fitness.divergence instead."""
-    prompts: Positive = 32
+    prompts: Batch = 32
     """Training prompts to measure it on."""
-    candidates: Positive = 8
+    candidates: Batch = 8
     """Random candidates to measure it on."""
 
 
@@ -56,16 +56,16 @@ class LoopConfig(Section):
 
     generations: Positive = 100
     """Generations at most."""
-    prompts_per_generation: Positive = 64
+    prompts_per_generation: Batch = 64
     """Training prompts P per generation (paper: 100 to 500)."""
     prompt_sharing: Literal["shared", "per_candidate"] = "shared"
     """shared: all candidates see the same prompts; per_candidate: each draws its own, as the
     paper's Algorithm 1 reads literally. Under likelihood fitness every pair then reads one prompt."""
     max_completions: Positive | None = None
     """Stop after this number of completions of the search."""
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    max_minutes: Minutes | None = None
     """Stop after this number of minutes of the search."""
-    target: float | None = None
+    target: Goal | None = None
     """Stop when the validation metric reaches this."""
 
 
@@ -96,6 +96,19 @@ class EvolutionConfig(Config):
     def _something_can_move(self) -> "EvolutionConfig":
         if self.space.name == "singular_values":
             check_alpha(self.space, self.adapter)
+        return self
+
+    @model_validator(mode="after")
+    def _a_generation_fits_into_memory(self) -> "EvolutionConfig":
+        rows = self.evolution.prompts_per_generation * self.sampling.samples_per_prompt
+        rows *= self.strategy.population + 1 if self.fitness.name == "reward" else 1
+        tokens = rows * self.sampling.max_new_tokens
+        if tokens > TOKENS_HELD:
+            raise ValueError(
+                f"a generation is {rows:,} completions (candidates * evolution.prompts_per_generation * "
+                f"sampling.samples_per_prompt) of up to {self.sampling.max_new_tokens:,} tokens; all are "
+                f"held until they are scored, so they must be at most {TOKENS_HELD:,} tokens: lower one"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,23 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evolign.config.section import Auto, Positive, Section
+from evolign.config.section import AtMost, Auto, Batch, CountOrNone, Positive, Section, Tokens
 from evolign.types import Abilities
+
+HOT = AtMost(1000, "sampling is as good as uniform long before")
+CORES = AtMost(1024, "no machine has more cores, and more threads than cores only wait for each other")
+TOKENS_HELD = 2**31
+"""Tokens of a generation's, or a step's, completions: 16 GB of ids, and as much of text."""
+LARGEST = AtMost(10**6, "no machine has a petabyte of memory")
 
 
 class LengthConfig(Section):
     """How long completions may get."""
 
-    max_new_tokens: Positive = 128
+    max_new_tokens: Tokens = 128
     """Tokens of a completion at most."""
 
 
 class SamplingConfig(LengthConfig):
     """How completions are drawn while the policy learns."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0), HOT] = 1.0
     """0 decodes greedily."""
-    samples_per_prompt: Positive = 1
+    samples_per_prompt: Batch = 1
     """Completions per prompt and candidate; their mean is the fitness, or the baseline of their group."""
 
 
@@ -28,12 +34,12 @@ class TransformersConfig(Section):
     """Inference by transformers in this process."""
 
     name: Literal["transformers"] = "transformers"
-    micro_batch_size: Positive | Auto = "auto"
+    micro_batch_size: Batch | Auto = "auto"
     """Rows generated at once; auto: as many as `memory_gb` holds."""
-    memory_gb: Annotated[float, Field(gt=0)] | Auto = "auto"
+    memory_gb: Annotated[float, Field(gt=0), LARGEST] | Auto = "auto"
     """Memory for key/value cache and logits; auto: half of what the device has in all, after the
     model (at most 4 GB on a CPU)."""
-    threads: Positive | Auto = "auto"
+    threads: Annotated[int, Field(ge=1), CORES] | Auto = "auto"
     """CPU threads; auto: 1 for models under 50M parameters (more make them slower), else all
     cores."""
 
@@ -57,13 +63,13 @@ class EvaluationConfig(Section):
     select_by: Literal["greedy", "sampled"] = "greedy"
     """Which of them selects the exported policy and is held against the run's `target`; ties are
     decided by the other."""
-    num_samples_kept: Annotated[int, Field(ge=0)] = 8
+    num_samples_kept: CountOrNone = 8
     """Completions written to samples.jsonl per evaluation."""
     rouge: bool | Auto = "auto"
     """ROUGE-1, -2 and -L against the reference completions; auto: where there are any."""
-    samples: Positive = 1
+    samples: Batch = 1
     """Completions per prompt of the decoding `sampled`; all metrics are means over them."""
-    pass_at: list[Positive] = []
+    pass_at: list[Batch] = []
     """Values of k for which pass@k is estimated from the samples (Chen et al. 2021), such as
     [1, 4, 16]; accuracy tasks only."""
 

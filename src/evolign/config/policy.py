@@ -1,18 +1,25 @@
 """The policy: base model, adapter, search space."""
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from evolign.config.section import Positive, Section, Share
+from evolign.config.section import Above0, AtMost, Batch, Name, Positive, Section, Share, Tokens
+from evolign.errors import shown
+
+WIDTH = AtMost(65_536, "no layer of a model is wider, and a rank cannot exceed the width")
+TERMS = AtMost(1024, "each is a direction of every factor, which is held and made orthogonal at every step")
+DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
+"""Where a model can live. torch also knows devices that hold nothing, such as `meta`."""
 
 
 class ModelConfig(Section):
     """The base model."""
 
-    name: str = "embedded:arithmetic"
+    name: Name = "embedded:arithmetic"
     """Hub name, local folder, or `embedded:<name>` for a model that ships with evolign."""
-    revision: str | None = None
+    revision: Name | None = None
     """Branch, tag or commit of a hub model; null is the newest."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, bfloat16 on a GPU."""
@@ -24,35 +31,45 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run model code that comes with a hub model. Off: such models are refused."""
 
+    @field_validator("device")
+    @classmethod
+    def _weights_can_live_there(cls, device: str) -> str:
+        if not DEVICES.fullmatch(device):
+            raise ValueError(
+                f"model.device = {shown(device)}: must be auto, cpu, cuda, mps or xpu, with a number as in "
+                "cuda:1 where there are several"
+            )
+        return device
+
 
 class WarmStartConfig(Section):
     """Supervised fine-tuning of the adapter on the task's solved rows, before evolution (TRL)."""
 
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Above0 = 1.0
     """Passes over the warm-up rows."""
     max_steps: Positive | None = None
     """Optimiser steps; overrides `epochs` when set."""
-    batch_size: Positive = 16
+    batch_size: Batch = 16
     """Rows per optimiser step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Above0 = 1e-4
     """Peak learning rate of AdamW."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     """Learning-rate schedule."""
-    max_length: Positive = 1024
+    max_length: Tokens = 1024
     """Tokens of prompt and completion; longer rows are cut."""
 
 
 class AdapterConfig(Section):
     """The LoRA adapter that is aligned."""
 
-    rank: Positive = 8
+    rank: Annotated[int, Field(ge=1), WIDTH] = 8
     """Rank R of every adapted matrix."""
-    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    lora_alpha: Above0 | None = None
     """LoRA scaling is lora_alpha / rank; null: lora_alpha = 2 * rank."""
-    target_modules: Literal["attention", "all-linear"] | list[str] = "attention"
+    target_modules: Literal["attention", "all-linear"] | list[Name] = "attention"
     """attention: the query, key, value and output projections (the paper); all-linear: every linear
     layer but the output head; or a list of module names as in PEFT."""
-    path: str | None = None
+    path: Name | None = None
     """An existing PEFT LoRA adapter to start from; rank and modules are then read from it."""
     warm_start: WarmStartConfig | None = WarmStartConfig()
     """Supervised fine-tuning before evolution; null: none. Ignored when `path` is given."""
@@ -79,7 +96,7 @@ class LoraSpaceConfig(Section):
 
     name: Literal["lora"] = "lora"
     in_subspaces: ClassVar[bool] = True
-    terms: Positive = 4
+    terms: Annotated[int, Field(ge=1), TERMS] = 4
     """Random directions of each factor in a subspace, beside its current singular values."""
 
 

@@ -1,10 +1,8 @@
 """Presets: public data sets of instructions, summaries and preferences as tasks."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from evolign.config.section import Positive, Section
+from evolign.config.section import CountOrNone, Name, Positive, Section, Seed
 
 REQUEST = (
     "Below is an instruction that describes a task. Write a response that completes it.\n\n"
@@ -23,17 +21,17 @@ class PresetConfig(Section):
     """Rows that select the exported policy: of `validation`, or taken from `train` where it is null."""
     num_test: Positive | None = None
     """Rows to report on: of `test`, or taken from `train` where it is null; null: all of `test`."""
-    num_warmup: Annotated[int, Field(ge=0)] = 0
+    num_warmup: CountOrNone = 0
     """Rows taken from `train` for the warm start."""
     max_prompt_words: Positive | None = 384
     """Longer requests are left out: 512 tokens at three words to four tokens; null: no limit."""
     max_completion_words: Positive | None = 96
     """Rows with longer responses are left out: 128 tokens at three words to four tokens; null: no limit."""
-    reward: str = "rouge_l"
+    reward: Name = "rouge_l"
     """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the split."""
 
 
@@ -48,11 +46,11 @@ class DollyConfig(InstructionConfig):
     """Dolly (Conover et al. 2023): 15 011 instructions with responses, written by people."""
 
     name: Literal["dolly"] = "dolly"
-    train: str = "databricks/databricks-dolly-15k"
+    train: Name = "databricks/databricks-dolly-15k"
     """Hub name, or a file with `instruction`, `context` and `response`."""
-    validation: str | None = None
+    validation: Name | None = None
     """File or hub data set; null: taken from `train`."""
-    test: str | None = None
+    test: Name | None = None
     """File or hub data set; null: taken from `train`."""
     num_validation: Positive = 1000
     """Rows that select the exported policy: of `validation`, or taken from `train` where it is null."""
@@ -64,11 +62,11 @@ class SelfInstructConfig(InstructionConfig):
     """Self-Instruct (Wang et al. 2023): 252 instructions that users could give, for evaluation."""
 
     name: Literal["self_instruct"] = "self_instruct"
-    train: str | None = None
+    train: Name | None = None
     """Hub name, or a file with `instruction` and `instances`; null: the task is only for evaluation."""
-    validation: str | None = None
+    validation: Name | None = None
     """File or hub data set; null: taken from `train`."""
-    test: str | None = "yizhongw/self_instruct:human_eval@train"
+    test: Name | None = "yizhongw/self_instruct:human_eval@train"
     """Hub name, or a file with `instruction` and `instances`; null: taken from `train`."""
     max_prompt_words: Positive | None = None
     """Longer requests are left out; null: no limit."""
@@ -80,9 +78,9 @@ class VicunaConfig(InstructionConfig):
     """Vicuna (Chiang et al. 2023): 80 questions in nine categories, for evaluation."""
 
     name: Literal["vicuna"] = "vicuna"
-    test: str
+    test: Name
     """A file with `question_id`, `category` and `turns`, as FastChat has it."""
-    references: str | None = None
+    references: Name | None = None
     """A file of answers with `question_id` and `choices`, as FastChat has them; they are the references."""
     max_prompt_words: Positive | None = None
     """Longer requests are left out; null: no limit."""
@@ -94,11 +92,11 @@ class XsumConfig(InstructionConfig):
     """XSum (Narayan et al. 2018): news articles with a summary of one sentence."""
 
     name: Literal["xsum"] = "xsum"
-    train: str = "EdinburghNLP/xsum"
+    train: Name = "EdinburghNLP/xsum"
     """Hub name, or a file with `document` and `summary`."""
-    validation: str | None = "EdinburghNLP/xsum"
+    validation: Name | None = "EdinburghNLP/xsum"
     """File or hub data set; null: taken from `train`."""
-    test: str | None = "EdinburghNLP/xsum"
+    test: Name | None = "EdinburghNLP/xsum"
     """File or hub data set; null: taken from `train`."""
     num_test: Positive | None = 1000
     """Rows to report on: of `test`, or taken from `train` where it is null; null: all of `test`."""
@@ -110,11 +108,11 @@ class HhConfig(PresetConfig):
     """HH (Bai et al. 2022): dialogues with a chosen and a rejected last turn of the assistant."""
 
     name: Literal["hh"] = "hh"
-    train: str = "Anthropic/hh-rlhf"
+    train: Name = "Anthropic/hh-rlhf"
     """Hub name, or a file with `chosen` and `rejected`, each a whole dialogue."""
-    validation: str | None = None
+    validation: Name | None = None
     """File or hub data set; null: taken from `train`."""
-    test: str | None = "Anthropic/hh-rlhf"
+    test: Name | None = "Anthropic/hh-rlhf"
     """File or hub data set; null: taken from `train`."""
     num_test: Positive | None = 500
     """Rows to report on: of `test`, or taken from `train` where it is null; null: all of `test`."""

@@ -2,20 +2,20 @@
 
     config = load("recipes/quickstart.yaml", ["seed=3", "strategy.population=48"])
 
-Precedence: defaults < file < overrides. An unknown key is an error that names the nearest known one.
+Precedence: defaults < file < overrides. An unknown key is an error that names the nearest known one, and a
+repeated one an error that names both lines. How scalars are read is told in `strict_yaml.py`.
 """
 
-import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from evolign.config import CONFIGS, Config
-from evolign.errors import ConfigError, unknown_name
+from evolign import reading
+from evolign.config import CONFIGS, Config, strict_yaml
+from evolign.config.tree import copied
+from evolign.errors import ConfigError, did_you_mean, shown, unknown_name
 
 DEFAULT_METHOD = "evolution"
 FORMER = {
@@ -24,6 +24,8 @@ FORMER = {
     "reward": "reward: the section that says how rewards are run is called `scoring`; write `scoring:`",
 }
 """What earlier recipes say that has another name now."""
+LONGEST_PATH = 200
+"""Characters of a dotted path in a message."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -32,29 +34,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError where the file cannot be read or a value breaks a rule.
     """
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        tree = strict_yaml.read(reading.text(path))
+    except (OSError, reading.Unreadable) as error:
         raise ConfigError(f"cannot read the recipe {str(path)!r}: {error}") from error
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{str(path)!r} must hold a mapping such as `seed: 0`, not {tree!r:.80}")
+        raise ConfigError(f"{str(path)!r} must hold a mapping such as `seed: 0`, not {shown(tree)}")
     return parse(tree, overrides, source=str(path))
 
 
 def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
     """The configuration in a mapping. Raises ConfigError with one line per broken rule."""
-    tree = json.loads(json.dumps(tree, default=str))  # a copy; YAML knows dates, Python paths
+    tree = dict(copied(tree, source))
     for override in overrides:
         apply_override(tree, override)
+    tree = dict(copied(tree, source))  # overrides make it deeper
     method = tree.get("method", DEFAULT_METHOD)
     if method == "essa":
         raise ConfigError(FORMER["essa"])
     if "reward" in tree:
         raise ConfigError(f"{source}: {FORMER['reward']}")
-    if method not in CONFIGS:
+    if not isinstance(method, str) or method not in CONFIGS:
         raise unknown_name("method", method, CONFIGS)
     kind = CONFIGS[method]
     for section in ("task", "space", "fitness", "strategy", "engine"):
@@ -77,19 +76,19 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set the value of `a.b.c=value` in `tree`; the value is read as YAML."""
     name, separator, value = override.partition("=")
     if not separator or not name:
-        raise ConfigError(f"cannot read the override {override!r}; write it as a.b.c=value")
+        raise ConfigError(f"cannot read the override {shown(override)}; write it as a.b.c=value")
     *parents, last = name.split(".")
     for parent in parents:
         child = tree.get(parent)
         if child is None:
             child = tree[parent] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"cannot set {name!r}: {parent!r} is {child!r}, not a section")
+            raise ConfigError(f"cannot set {shown(name)}: {shown(parent)} is {shown(child)}, not a section")
         tree = child
     try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value of {override!r}: {error}") from error
+        tree[last] = strict_yaml.read(value)
+    except reading.Unreadable as error:
+        raise ConfigError(f"cannot read the value of {shown(override)}: {error}") from error
 
 
 def sentence(item: Any, tree: dict[str, Any], root: type[BaseModel]) -> str:
@@ -98,21 +97,19 @@ def sentence(item: Any, tree: dict[str, Any], root: type[BaseModel]) -> str:
         return str(item["ctx"]["error"])
     location = [str(part) for part in item["loc"]]
     path = _path_in_tree(location, tree)
+    path = path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + "..."
     if item["type"] == "extra_forbidden":
         known = _known_keys(location[:-1], root)
-        nearest = get_close_matches(location[-1], known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = did_you_mean(location[-1], known)
         return f"{path}: unknown key; known here: {', '.join(known)}.{hint}"
     if item["type"] == "union_tag_invalid":
         context = item["ctx"]
         tag, known = context["tag"], context["expected_tags"].replace("'", "").split(", ")
-        nearest = get_close_matches(tag, known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{path}.name = {tag!r}: must be one of {', '.join(known)}.{hint}"
+        return f"{path}.name = {shown(tag)}: must be one of {', '.join(known)}.{did_you_mean(tag, known)}"
     if item["type"] == "union_tag_not_found":
         return f"{path}.name is missing; say which one, for example `name: ...`"
     rule = item["msg"][0].lower() + item["msg"][1:]
-    value = "" if item["type"] == "missing" else f" = {item['input']!r:.80}"
+    value = "" if item["type"] == "missing" else f" = {shown(item['input'])}"
     return f"{path}{value}: {rule}"
 
 

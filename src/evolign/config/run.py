@@ -1,13 +1,11 @@
 """What every run is made of, whatever its method."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from evolign.config.inference import EngineConfig, EvaluationConfig, LengthConfig, TransformersConfig
 from evolign.config.needs import Needs
 from evolign.config.policy import AdapterConfig, ModelConfig
-from evolign.config.section import Section
+from evolign.config.section import Section, Seed
 from evolign.config.tasks import ArithmeticConfig, ScoringConfig, TaskConfig
 
 FORMAT: Literal[1] = 1
@@ -19,7 +17,7 @@ class Config(Section):
 
     method: str
     """How to align: see `evolign list`."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of everything random in the run except the data split."""
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig | None = AdapterConfig()

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from evolign.config.section import Auto, Section
+from evolign.config.section import Above0, Auto, Held, Number, Section
 
 
 class Traits(Section):
@@ -25,9 +25,9 @@ class CmaEsConfig(Traits):
     """CMA-ES (Hansen and Ostermeier 2001) by pycma."""
 
     name: Literal["cma_es"] = "cma_es"
-    population: Annotated[int, Field(ge=3)] = 24
+    population: Annotated[int, Field(ge=3), Held] = 24
     """Candidates per generation."""
-    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    sigma: Above0 | Auto = "auto"
     """Initial step size in units of theta; auto: see `calibration`."""
     covariance: Literal["diagonal", "full"] = "diagonal"
     """full is the paper's; it learns no more within a run's length and costs O(D^2) memory."""
@@ -39,13 +39,13 @@ class SnesConfig(Traits):
     """Separable natural evolution strategy (Schaul, Glasmachers and Schmidhuber 2011)."""
 
     name: Literal["snes"] = "snes"
-    population: Annotated[int, Field(ge=2)] = 24
+    population: Annotated[int, Field(ge=2), Held] = 24
     """Candidates per generation."""
-    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    sigma: Above0 | Auto = "auto"
     """Initial step size in units of theta; auto: see `calibration`."""
-    learning_rate_mean: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate_mean: Above0 = 1.0
     """Step along the natural gradient of the mean."""
-    learning_rate_sigma: Annotated[float, Field(gt=0)] | None = None
+    learning_rate_sigma: Above0 | None = None
     """Step along the natural gradient of the step sizes; null: (3 + ln D) / (5 sqrt(D))."""
 
 
@@ -54,11 +54,11 @@ class OpenAiEsConfig(Traits):
 
     name: Literal["openai_es"] = "openai_es"
     follows_subspaces: ClassVar[bool] = True
-    population: Annotated[int, Field(ge=2)] = 24
+    population: Annotated[int, Field(ge=2), Held] = 24
     """Candidates per generation; even when antithetic."""
-    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    sigma: Above0 | Auto = "auto"
     """Standard deviation of the perturbations; auto: see `calibration`."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.5
+    learning_rate: Above0 = 0.5
     """Step of sgd and adam, in units of sigma."""
     antithetic: bool = True
     """Candidates come in pairs +eps, -eps."""
@@ -68,11 +68,11 @@ class OpenAiEsConfig(Traits):
     """What becomes of the fitness before it weighs the perturbations."""
     optimizer: Literal["sgd", "adam", "trust_region"] = "adam"
     """What follows the gradient estimate; trust_region is for likelihood fitness."""
-    trust_region: Annotated[float, Field(gt=0)] = 0.0025
+    trust_region: Above0 = 0.0025
     """Nats per completion by which a step of the optimizer trust_region may move the policy."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1), Number()] = 0.9
     """Decay of the first moment."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1), Number()] = 0.999
     """Decay of the second moment."""
 
     @property
@@ -96,9 +96,9 @@ class RandomSearchConfig(Traits):
 
     name: Literal["random_search"] = "random_search"
     compares_generations: ClassVar[bool] = True
-    population: Annotated[int, Field(ge=2)] = 24
+    population: Annotated[int, Field(ge=2), Held] = 24
     """Candidates per generation."""
-    sigma: Annotated[float, Field(gt=0)] | Auto = "auto"
+    sigma: Above0 | Auto = "auto"
     """Standard deviation of the candidates; auto: see `calibration`."""
 
 

@@ -5,31 +5,34 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, VicunaConfig, XsumConfig
-from evolign.config.section import Positive, Section
+from evolign.config.section import AtMost, Batch, CountOrNone, Goal, Made, Name, Positive, Section, Seed
 
 INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
 LIVE_ROWS = "(live rows)"
 """What config.json says of rows that were handed over in Python."""
+
+WORKERS = AtMost(256, "each is a process of its own that loads the reward, of 30 MB at least")
+WEEK = AtMost(604_800, "that is a week, and the system's timers end not much later")
 
 
 class ArithmeticConfig(Section):
     """Generated arithmetic problems: the task of the embedded model."""
 
     name: Literal["arithmetic"] = "arithmetic"
-    num_train: Positive = 2000
+    num_train: Made = 2000
     """Prompts that evolution draws from."""
-    num_validation: Positive = 200
+    num_validation: Made = 200
     """Prompts that select the exported policy."""
-    num_test: Positive = 500
+    num_test: Made = 500
     """Prompts that the result is reported on; used for nothing else."""
-    num_warmup: Positive = 48
+    num_warmup: Made = 48
     """Solved rows for the warm start."""
     solved: bool = False
     """Give every row of train, validation and test its careful solution and a wrong one: references for
     `sft` and `eso`, pairs for `dpo` and `reward_model`."""
     operations: list[str] | None = None
     """Kinds of problem; null: all of them."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the problems, apart from the run's seed, so that runs share their data."""
 
 
@@ -40,17 +43,17 @@ class SummariesConfig(Section):
     variant: Literal["plain", "ood"] = "plain"
     """plain: the texts that the embedded model was trained on; ood: longer ones, of other sentences, about
     other things and places."""
-    num_train: Positive = 1000
+    num_train: Made = 1000
     """Texts to learn from."""
-    num_validation: Positive = 100
+    num_validation: Made = 100
     """Texts that select the exported policy."""
-    num_test: Positive = 200
+    num_test: Made = 200
     """Texts that the result is reported on; used for nothing else."""
-    num_warmup: Positive = 64
+    num_warmup: Made = 64
     """Texts for the warm start."""
-    reward: str = "rouge_l"
+    reward: Name = "rouge_l"
     """What scores summaries, as in the task `rows`."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the texts, apart from the run's seed, so that runs share their data."""
 
 
@@ -58,9 +61,9 @@ class Gsm8kConfig(Section):
     """GSM8K (Cobbe et al. 2021), graded by the number in the box."""
 
     name: Literal["gsm8k"] = "gsm8k"
-    train: str = "openai/gsm8k"
+    train: Name = "openai/gsm8k"
     """Hub name, or a local JSONL file with `question` and `answer`."""
-    test: str = "openai/gsm8k"
+    test: Name = "openai/gsm8k"
     """Hub name, or a local JSONL file with `question` and `answer`."""
     num_warmup: Positive = 1495
     """Rows of the training file kept for the warm start (paper: 1495)."""
@@ -72,7 +75,7 @@ class Gsm8kConfig(Section):
     """Rows of the test file to report on; null: all 1319."""
     instruction: str = INSTRUCTION
     """Appended to every question (the paper's by default)."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the split."""
 
 
@@ -80,11 +83,11 @@ class RowsConfig(Section):
     """Your own rows: JSONL, JSON, CSV, Parquet or a hub data set."""
 
     name: Literal["rows"] = "rows"
-    train: str | None = None
+    train: Name | None = None
     """File or hub data set to learn from; null: the task is only for evaluation."""
-    validation: str | None = None
+    validation: Name | None = None
     """File or hub data set that selects the exported policy; null: taken from `train`."""
-    test: str | None = None
+    test: Name | None = None
     """File or hub data set to report on; null: `num_test` rows of `train`."""
     prompt: str = "prompt"
     """A column, or a template over columns such as `"Question: {question}\\nAnswer:"`."""
@@ -100,15 +103,15 @@ class RowsConfig(Section):
     """Rows of `train` to learn from; null: all that are left."""
     num_validation: Positive = 100
     """Rows taken from `train` where `validation` is null."""
-    num_test: Annotated[int, Field(ge=0)] = 0
+    num_test: CountOrNone = 0
     """Rows taken from `train` where `test` is null; 0: the validation rows are reported on."""
-    num_warmup: Annotated[int, Field(ge=0)] = 0
+    num_warmup: CountOrNone = 0
     """Rows taken from `train` for the warm start."""
-    reward: str = "math_answer"
+    reward: Name = "math_answer"
     """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the split."""
 
 
@@ -129,11 +132,11 @@ TaskConfig = Annotated[
 class ScoringConfig(Section):
     """How the reward function is run: in worker processes that can be killed."""
 
-    workers: Positive = 1
+    workers: Annotated[int, Field(ge=1), WORKERS] = 1
     """Worker processes."""
-    chunk_size: Positive = 16
+    chunk_size: Batch = 16
     """Completions of one call; more for a reward that is fast on many at once."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    timeout_seconds: Annotated[float, Field(gt=0), WEEK] = 30.0
     """Limit of one call; a completion that exceeds it alone scores `failure_score`."""
-    failure_score: float = 0.0
+    failure_score: Goal = 0.0
     """Score of a completion whose reward hung or killed its process."""

@@ -4,14 +4,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evolign.config.inference import SamplingConfig
+from evolign.config.inference import TOKENS_HELD, SamplingConfig
 from evolign.config.needs import Needs
 from evolign.config.policy import SingularValuesConfig, TrainedAdapterConfig, check_alpha
 from evolign.config.run import Config
-from evolign.config.section import Auto, Positive, Section, Share
-
-Above0 = Annotated[float, Field(gt=0)]
-NotBelow0 = Annotated[float, Field(ge=0)]
+from evolign.config.section import (
+    Above0,
+    Auto,
+    Batch,
+    CountOrNone,
+    Goal,
+    Minutes,
+    NotBelow0,
+    Number,
+    Positive,
+    Section,
+    Share,
+    Tokens,
+)
 
 
 class TrainingConfig(Section):
@@ -23,25 +33,25 @@ class TrainingConfig(Section):
     """Optimiser steps; overrides `epochs` when set."""
     max_completions: Positive | None = None
     """Stop after this number of completions sampled for training."""
-    max_minutes: Above0 | None = None
+    max_minutes: Minutes | None = None
     """Stop after this number of minutes of training."""
-    target: float | None = None
+    target: Goal | None = None
     """Stop when the validation metric reaches this."""
-    batch_size: Positive = 16
+    batch_size: Batch = 16
     """Rows, or prompts, per optimiser step."""
-    micro_batch_size: Positive | None = None
+    micro_batch_size: Batch | None = None
     """Rows per forward and backward pass; gradients are accumulated over them. null: all at once."""
     learning_rate: Above0 = 5e-5
     """Peak learning rate of AdamW."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
     """Learning-rate schedule."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: CountOrNone = 0
     """Steps over which the learning rate rises from 0."""
     weight_decay: NotBelow0 = 0.05
     """Decoupled weight decay."""
     max_grad_norm: Above0 = 1.0
     """Gradients are clipped to this norm."""
-    max_length: Positive = 640
+    max_length: Tokens = 640
     """Tokens of prompt and completion; longer training rows are cut."""
     gradient_checkpointing: bool | Auto = "auto"
     """Compute activations again in the backward pass to save memory; auto: on a GPU."""
@@ -172,7 +182,7 @@ class PpoObjectiveConfig(Section):
 
     epochs: Positive = 4
     """Passes over each batch of completions."""
-    mini_batches: Positive = 1
+    mini_batches: Batch = 1
     """Parts into which each pass is cut; one optimiser step each."""
     clip: Above0 = 0.2
     """Probability ratios count as if they lay in 1 - clip to 1 + clip."""
@@ -184,7 +194,7 @@ class PpoObjectiveConfig(Section):
     """Per-token KL to the policy at the start, taken off the reward."""
     gamma: Share = 1.0
     """Discount per token."""
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gae_lambda: Annotated[float, Field(ge=0, le=1), Number()] = 0.95
     """lambda of generalised advantage estimation (Schulman et al. 2016)."""
     whiten: bool = True
     """Scale a batch's advantages to mean 0 and standard deviation 1."""
@@ -204,6 +214,17 @@ class SampledConfig(GradientConfig):
     def rows_per_step(self) -> int:
         """See `GradientConfig.rows_per_step`."""
         return self.training.batch_size * self.sampling.samples_per_prompt
+
+    @model_validator(mode="after")
+    def _a_step_fits_into_memory(self) -> "SampledConfig":
+        tokens = self.rows_per_step * self.sampling.max_new_tokens
+        if tokens > TOKENS_HELD:
+            raise ValueError(
+                f"training.batch_size * sampling.samples_per_prompt: {self.rows_per_step:,} completions of "
+                f"up to {self.sampling.max_new_tokens:,} tokens; a step holds all of them, so they must "
+                f"be at most {TOKENS_HELD:,} tokens: lower one of these"
+            )
+        return self
 
     @model_validator(mode="after")
     def _completions_are_sampled(self) -> "SampledConfig":
