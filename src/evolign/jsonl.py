@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evolign import reading
+
 
 class LineError(ValueError):
     """A line is not JSON; the message says which one and why."""
@@ -18,19 +20,19 @@ def loads(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                why = f"{error.msg}, column {error.colno}"
-                raise LineError(f"line {number} is not JSON: {why}") from error
-            except RecursionError as error:
-                raise LineError(f"line {number} is not JSON: it nests too deeply") from error
+                yield number, reading.json_value(line, number)
+            except reading.Unreadable as error:
+                raise LineError(str(error)) from error
 
 
 def read(path: Path) -> Iterator[tuple[int, Any]]:
-    """`loads` of a file in UTF-8. Raises LineError, OSError or UnicodeDecodeError."""
+    """`loads` of a file in UTF-8. Raises LineError or OSError."""
     # Only "\n" ends a line: other characters that Python takes for line breaks may stand in a text.
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        yield from loads(file)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        try:
+            yield from loads(reading.lines(file))
+        except reading.Unreadable as error:
+            raise LineError(str(error)) from error
 
 
 def dumps(rows: Iterable[Mapping[str, Any]]) -> str:

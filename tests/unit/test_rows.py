@@ -147,7 +147,7 @@ def test_of_rows_with_one_prompt_the_first_counts(caplog: pytest.LogCaptureFixtu
         (lines(ROWS) + "{oops\n", {}, "rows.jsonl': line 13 is not JSON"),
         (lines(ROWS) + "[1]\n", {}, "line 13 is a list; every line must be an object"),
         ("\n", {}, "holds no rows"),
-        ("\xff", {}, "cannot be read: UnicodeDecodeError"),
+        ("\xff", {}, "line 1, column 1: the byte 0xff is not UTF-8; save"),
         (lines(ROWS), {"prompt": "questoin"}, "'questoin', which row 1.*Did you mean 'question'"),
         (lines(ROWS), {"prompt": "Q {questoin}"}, "its columns: question, answer, source"),
         (lines([{"question": None}]), {}, "column 'question' of row 1 is null"),
@@ -214,3 +214,52 @@ def test_a_worked_solution_keeps_the_steps_and_boxes_the_number() -> None:
     worked, number = solution("48/2 = <<48/2=24>>24 clips.\n24+48 = <<24+48=72>>72.\n#### 72")
     assert number == "72"
     assert worked == "48/2 = 24 clips.\n24+48 = 72.\nThe answer is \\boxed{72}."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("deep.jsonl", b'{"p": 1}\n{"p": ' + b"[" * 9000 + b"]" * 9000 + b"}", "line 2: .*64 deep; flatten"),
+        ("digits.jsonl", b'{"p": ' + b"9" * 5000 + b"}", "line 1: a number has more than 308 digits"),
+        ("digits.json", b'[{"p": ' + b"9" * 5000 + b"}]", "a number has more than 308 digits"),
+        ("latin.jsonl", b'{"p": 1}\n{"p": "\xe4"}', "line 2, column 8: the byte 0xe4 is not UTF-8; save"),
+        ("latin.csv", b"p\na\n\xe4\n", "line 3, column 1: the byte 0xe4 is not UTF-8; save the file"),
+        ("half.jsonl", rb'{"p": "\ud800"}', "'p' of row 1 is '.ud800', with half of a surrogate pair"),
+        ("torn.csv.gz", gzip.compress(b"p\n" + b"a\n" * 10**5)[:200], "cannot be read: EOFError"),
+        ("broken.csv.gz", gzip.compress(b"p\n" + b"a\n" * 999)[:-30] + b"x" * 40, "cannot be read"),
+        ("bomb.jsonl.gz", gzip.compress(b"x" * 70 * 2**20), "line 1 has more than 67,108,864 characters"),
+        ("bomb.csv.gz", gzip.compress(b"p\n" + b"a\n" * 10**6), "more than 100,000 characters"),
+        ("keys.jsonl", b'{"' + b"q" * 10**6 + b'": 1}', "needs the column 'p', .*qqqq"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value and " " not in value else "",
+)
+def test_a_file_that_would_break_its_reader_is_refused_with_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, words: str
+) -> None:
+    if name == "bomb.csv.gz":
+        monkeypatch.setattr("evolign.reading.most_of_data", lambda: 10**5)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        Rows(train=str(tmp_path / name), prompt="p", num_validation=1)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_parquet_file_that_memory_cannot_hold_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"p": ["same"] * 10**5}), path)  # 2 KB, since all are equal
+    monkeypatch.setattr("evolign.reading.most_of_data", lambda: 10**4)
+    with pytest.raises(ConfigError, match=r"100,000 rows of .* would not fit into memory; take a part"):
+        Rows(train=str(path), prompt="p", num_validation=1)
+
+
+@pytest.mark.parametrize(
+    "template", ["{p:>1000000000}", "{n:1000000000d}", "{n:.99999f}", "{p:{n}}", "{n:c}"]
+)
+def test_a_template_cannot_blow_a_row_up(template: str) -> None:
+    with pytest.raises(ConfigError, match="does not fit row 1: "):
+        Rows(train=[{"p": "x", "n": 10**9}] * 3, prompt=template, num_validation=1)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evolign.errors import shown
 from evolign.messages import Message, Prompt
 
 ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")} | {
@@ -140,6 +141,12 @@ def _text(value: Any) -> str:
                 "holds messages that were saved as text; save the rows as .jsonl or .parquet, or read the "
                 "text with json.loads"
             )
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"is {shown(value)}, with half of a surrogate pair, which is no character; remove it"
+            ) from None
         return str.__str__(value)
     if isinstance(value, float) and not math.isfinite(value):
         means = ", which stands for a missing value" if math.isnan(value) else ""

@@ -7,22 +7,24 @@ and environment variables such as `$EVOLIGN_DATA` are expanded, or a data set of
 
 import csv
 import gzip
-import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from evolign import jsonl
-from evolign.errors import ConfigError, UnreachableError
+from evolign import jsonl, reading
+from evolign.errors import ConfigError, UnreachableError, did_you_mean
+from evolign.errors import shown as shown_value
 from evolign.tasks.cells import text
 
 Row = dict[str, Any]
 T = TypeVar("T")
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+MOST_SHOWN = 100
+"""Columns of a row that a message lists."""
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>.+))?")
 
 
@@ -65,11 +67,10 @@ def expanded(path: str, field: str) -> str:
 def column(row: Mapping[str, Any], name: str, number: int, field: str) -> Any:
     """The value of a column of row `number`; ConfigError if there is none or it is null."""
     if name not in row:
-        nearest = get_close_matches(name, row, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        columns = ", ".join(shown_value(key).strip("'") for key in [*row][:MOST_SHOWN]) or "none"
         raise ConfigError(
-            f"{field} needs the column {name!r}, which row {number} does not have; its columns:"
-            f" {', '.join(map(str, row)) or 'none'}.{hint}"
+            f"{field} needs the column {shown_value(name)}, which row {number} does not have; its columns: "
+            f"{columns}.{did_you_mean(name, [*row][:MOST_SHOWN])}"
         )
     if row[name] is None:
         raise ConfigError(f"{field}: the column {name!r} of row {number} is null; remove the row")
@@ -95,22 +96,35 @@ def _read_file(path: Path, shown: str) -> list[Row]:
         if suffix == ".parquet":
             import pyarrow.parquet
 
+            _check_size(pyarrow.parquet.read_metadata(path))
             table: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
             return table
         with _opened(path) as file:
+            lines = reading.lines(file)
             if suffix == ".jsonl":
-                return _json_lines(file, shown)
+                return _json_lines(lines, shown)
             if suffix == ".json":
-                return _json_array(json.load(file), shown)
+                return _json_array("".join(lines), shown)
             if suffix in (".csv", ".tsv"):
-                return _csv(file, shown, "," if suffix == ".csv" else "\t")
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{shown} is not JSON: {error}; one row per line is .jsonl") from error
-    except (OSError, EOFError, UnicodeDecodeError, ValueError, RecursionError, csv.Error) as error:
+                return _csv(lines, shown, "," if suffix == ".csv" else "\t")
+    except reading.Unreadable as error:
+        raise ConfigError(f"{shown} cannot be read: {error}") from error
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{shown} cannot be read: {type(error).__name__}: {error}") from error
     raise ConfigError(f"{shown} has the ending {suffix!r}; known: {', '.join(SUFFIXES)}")
+
+
+def _check_size(parquet: Any) -> None:
+    """Raise Unreadable if the rows of a Parquet file, whose metadata these are, would not fit into memory."""
+    groups = [parquet.row_group(i) for i in range(parquet.num_row_groups)]
+    size = max(sum(group.total_byte_size for group in groups), parquet.num_rows * parquet.num_columns)
+    if size > reading.most_of_data():
+        raise reading.Unreadable(
+            f"it holds {parquet.num_rows:,} rows of {size:,} bytes in all, which would not fit into memory; "
+            "take a part of it"
+        )
 
 
 def _json_lines(lines: Iterable[str], shown: str) -> list[Row]:
@@ -126,15 +140,19 @@ def _json_lines(lines: Iterable[str], shown: str) -> list[Row]:
     return [row for _, row in numbered]
 
 
-def _json_array(value: Any, shown: str) -> list[Row]:
+def _json_array(text: str, shown: str) -> list[Row]:
+    try:
+        value = reading.json_value(text)
+    except reading.Unreadable as error:
+        raise ConfigError(f"{shown}: {error}; one row per line is .jsonl") from error
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise ConfigError(f"{shown} must hold one array of objects; one object per line is .jsonl")
     return value
 
 
-def _csv(file: TextIO, shown: str, delimiter: str) -> list[Row]:
+def _csv(lines: Iterable[str], shown: str, delimiter: str) -> list[Row]:
     rows = []
-    for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), start=1):
+    for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter, strict=True), start=1):
         if None in row or None in row.values():
             raise ConfigError(
                 f"{shown}: row {number} has not as many fields as the header; quote fields that"
@@ -163,8 +181,8 @@ def _suffix(path: Path) -> str:
 def _opened(path: Path) -> TextIO:
     # utf-8-sig drops the mark that spreadsheet programs put first; newline="" is for csv.
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def check_enough(rows: Sequence[object], field: str, **wanted: int) -> None:

@@ -15,12 +15,13 @@ A row of preferences holds two completions, `completion` names the chosen one an
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from string import Formatter
 from typing import Any, TypeVar
 
-from evolign.errors import ConfigError
+from evolign.errors import ConfigError, shown
 from evolign.messages import Prompt
 from evolign.seeding import stream
 from evolign.tasks.base import check_disjoint, check_splits, prompt_key
@@ -33,6 +34,9 @@ T = TypeVar("T")
 
 RESERVED = frozenset({"prompt", "prompts", "completion", "completions", "completion_ids"})
 """Columns that never go to the reward: it has arguments of these names, or TRL withholds them."""
+
+WIDE = re.compile("[0-9]{4}")
+"""In the format of a template: a width of a thousand million would fill the memory."""
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +200,7 @@ def _filled(template: str, row: Row, number: int, field: str) -> str:
         return _Texts(number, field).vformat(template, (), row)
     except ConfigError:
         raise
-    except (LookupError, AttributeError, ValueError, TypeError) as error:
+    except (LookupError, AttributeError, ValueError, TypeError, ArithmeticError) as error:
         raise ConfigError(
             f"{field} = {template!r} does not fit row {number}: {type(error).__name__}: {error}"
         ) from error
@@ -214,4 +218,6 @@ class _Texts(Formatter):
         return value, root
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        if WIDE.search(format_spec):
+            raise ValueError(f"the format {shown(format_spec)} is wider than 999; pad texts in the column")
         return format(value, format_spec) if format_spec else text(value)
