@@ -4,8 +4,11 @@ ROUGE F1 (Lin 2004), the unbiased pass@k (Chen et al. 2021, equation 1), Wilson'
 intervals.
 """
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,10 @@ RESAMPLES = 2000
 ROUGE = ("rouge1", "rouge2", "rougeL")
 STEMS_KEPT = 100_000
 """Words whose stem is remembered."""
+FIRST_GREEK = "\u0370"
+"""Letters before it are Latin."""
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "IDEOGRAPHIC")
+"""Scripts that write words without spaces between them, as Unicode names their characters."""
 TEXTS_KEPT = 4096
 """Texts whose words are remembered: references come again and again."""
 
@@ -84,16 +91,18 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def has_words(text: str) -> bool:
-    """Whether ROUGE finds anything to compare in `text`: it reads only letters a to z and digits."""
-    return any(character.isascii() and character.isalnum() for character in text.lower())
+    """Whether ROUGE finds anything to compare in `text`: a letter or a digit of any script."""
+    return bool(_words(text))
 
 
 def rouge(reference: str, text: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L F1 of `text` against `reference`, 0 to 1: those of rouge-score, `use_stemmer=True`.
 
     Words are lower-cased, cut at whatever is no letter a to z or digit, and stemmed by Porter's algorithm
-    where they have more than three letters. ROUGE-L takes the text as one sequence, line breaks included.
-    The longest common subsequence is ours: the library's takes most of the time of an evaluation.
+    where they have more than three letters. The library knows no others; here words of other scripts than
+    Latin are read too, and every character of a script that has no spaces between words. ROUGE-L takes the
+    text as one sequence, line breaks included. The longest common subsequence is ours: the library's takes
+    most of the time of an evaluation.
     """
     from rouge_score.scoring import fmeasure
 
@@ -118,9 +127,33 @@ def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
 
 @lru_cache(TEXTS_KEPT)
 def _words(text: str) -> tuple[str, ...]:
+    if not (latin := text.isascii()):
+        text = unicodedata.normalize("NFC", text)
+    found: list[str] = []
+    for script, run in [("latin", text)] if latin else groupby(text, _script):
+        piece = "".join(run)
+        found += (
+            _latin_words(piece) if script == "latin" else [piece.lower()] if script == "spaced" else piece
+        )
+    return tuple(found or re.findall(r"[^\W_]+", text.lower()))  # of accented letters only: "É", "à"
+
+
+def _latin_words(text: str) -> list[str]:
     from rouge_score import tokenize
 
-    return tuple(tokenize.tokenize(text, _stemmer()))
+    words: list[str] = tokenize.tokenize(text, _stemmer())
+    return words
+
+
+@lru_cache(None)
+def _script(character: str) -> str:
+    """Who cuts words at a character: rouge-score ("latin", and all punctuation), spaces, or nobody."""
+    if character < FIRST_GREEK or unicodedata.category(character)[0] not in "LMN":
+        return "latin"
+    name = unicodedata.name(character, "")
+    if name.startswith("LATIN"):
+        return "latin"
+    return "unspaced" if name.startswith(UNSPACED) else "spaced"
 
 
 @cache

@@ -147,6 +147,27 @@ def test_one_row_or_equal_answers_say_nothing_of_another_rows_answer() -> None:
         assert report.ok and (report.gold, report.shuffled) == (1.0, 0.0), report.problems
 
 
+def test_the_bare_answer_and_the_answer_as_a_model_gives_it_are_tried_too() -> None:
+    """Rows may have GSM8K's own answers; a reward that wants a mark is fit for use, and the user told."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"{i} * 2 = ?", "answer": f"{i} * 2 = {2 * i}\n#### {2 * i}"} for i in range(9)
+    ]
+    found = {}
+    for reward in ("gsm8k_answer", "math_answer", "arithmetic_answer"):
+        if reward == "arithmetic_answer":
+            rows = [row | {"answer": 2 * i} for i, row in enumerate(rows)]
+        task = Rows(train=rows, reward=reward, metric="accuracy", num_validation=1)
+        with Scorer(task.reward, workers=1, timeout_seconds=30) as scorer:
+            report = check_reward(task, scorer)
+        assert report.ok, report.problems
+        found[reward] = (report.gold, report.bare, report.told, len(report.notes))
+    assert found == {
+        "gsm8k_answer": (1, 1, 1, 0),
+        "math_answer": (1, 1, 1, 0),
+        "arithmetic_answer": (1, 0, 0, 2),
+    }
+
+
 def test_a_reward_that_likes_everything_or_nothing_is_found_out(tmp_path: Path) -> None:
     task = build_task(config_of("rows", tmp_path))
     for constant, complaint in ((1.0, "empty completions score 1"), (0.0, "do not score 1")):

@@ -77,6 +77,26 @@ def test_a_text_has_words_exactly_where_it_can_score_against_itself() -> None:
         assert has_words(text) == (rouge(text, text)["rouge1"] > 0), text
 
 
+@pytest.mark.parametrize(
+    ("reference", "text", "expected"),
+    [
+        ("Кошка сидела на ковре.", "кошка СИДЕЛА на ковре", 1.0),
+        ("Кошка сидела на ковре.", "кошка лежала на ковре", 0.75),
+        ("القطة على السجادة", "القطة على السجادة", 1.0),
+        ("बिल्ली चटाई पर बैठी", "बिल्ली चटाई पर सोयी", 0.75),
+        ("고양이가 앉았다", "고양이가 앉았다", 1.0),
+        ("猫坐在垫子上。", "猫坐在垫子上", 1.0),
+        ("猫坐在垫上", "狗坐在垫上", 0.8),
+        ("ねこが座る", "ねこが座る", 1.0),
+        ("แมวนั่ง", "แมวนั่ง", 1.0),
+        ("GPT 是 model 四", "gpt 是 models 五", 0.75),
+        ("À", "à", 1.0),
+    ],
+)
+def test_rouge_reads_scripts_that_the_library_does_not(reference: str, text: str, expected: float) -> None:
+    assert rouge(reference, text)["rougeL"] == pytest.approx(expected)
+
+
 def test_wilsons_interval_is_the_published_one() -> None:
     """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
     for successes, trials, low, high in (

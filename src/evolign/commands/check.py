@@ -66,9 +66,10 @@ def _reward(config: Config, task: Task) -> tuple[str, None]:
         report = check_reward(task, scorer)
     if not report.ok:
         raise ConfigError("; ".join(report.problems))
+    notes = "".join(f"; note: {note}" for note in report.notes)
     return (
         f"{scorer.name}: gold completions score {report.gold:.2f}, empty {report.empty:.2f}, shuffled "
-        f"{report.shuffled:.2f}, random text {report.random:.2f} ({report.num_examples} rows)",
+        f"{report.shuffled:.2f}, random text {report.random:.2f} ({report.num_examples} rows){notes}",
         None,
     )
 

@@ -117,7 +117,7 @@ def check_options(options: EvaluationConfig, metric: str, examples: Sequence[Exa
     if options.rouge is True and not any(_referenced(example) for example in examples):
         raise ConfigError(
             f"evaluation.rouge = true, but none of the {len(examples)} examples has a reference completion "
-            "with letters a to z or digits, which ROUGE reads; set task.completion or evaluation.rouge=auto"
+            "with letters or digits, which ROUGE reads; set task.completion or evaluation.rouge=auto"
         )
 
 

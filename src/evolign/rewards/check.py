@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evolign.rewards.grading import final_answer
 from evolign.rewards.scoring import Scorer
 from evolign.seeding import stream
 from evolign.tasks.base import Task
+from evolign.tasks.cells import text
 from evolign.types import Example
 
-KINDS = ("gold", "empty", "shuffled", "random")
+KINDS = ("gold", "empty", "shuffled", "random", "bare", "told")
+GARBAGE = KINDS[1:4]
 RANDOM_WORDS = (
     "lorem",
     "0.7310586",
@@ -40,10 +43,16 @@ class RewardReport:
     shuffled: float
     """Each example with another one's gold completion."""
     random: float
+    bare: float
+    """The answer alone, unmarked; NaN where the rows have no column `answer`."""
+    told: float
+    """The answer as a model gives it: "The answer is **18**."; NaN as for `bare`."""
     deterministic: bool
     """Scoring the same completions again gave the same rewards."""
     problems: tuple[str, ...]
     """Sentences; none if the reward is fit for use."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what the user should know of a reward that is fit for use."""
 
     @property
     def ok(self) -> bool:
@@ -60,10 +69,17 @@ def gold_completion(example: Example) -> str | None:
         return example.completion
     if "solution" in example.columns:
         return str(example.columns["solution"])
-    if "answer" in example.columns:
-        answer = example.columns["answer"]
-        return f"The answer is \\boxed{{{answer}}}.\n#### {answer}"
-    return None
+    answer = bare_answer(example)
+    return None if answer is None else f"The answer is \\boxed{{{answer}}}.\n#### {answer}"
+
+
+def bare_answer(example: Example) -> str | None:
+    """The answer of the column `answer`, out of its solution where it has one; None where it is no text."""
+    try:
+        answer = text(example.columns.get("answer"))
+    except ValueError:
+        return None
+    return final_answer(answer).text or None
 
 
 def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardReport:
@@ -77,16 +93,20 @@ def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardRe
     if not examples:
         return _report(task, [], {kind: np.zeros(0) for kind in KINDS}, deterministic=True)
     gold = [str(gold_completion(example)) for example in examples]
-    texts = {
+    texts: dict[str, Sequence[str | None]] = {
         "gold": gold,
         "empty": [""] * len(gold),
         "shuffled": [_another(gold, i) for i in range(len(gold))],
         "random": _random_texts(len(gold)),
+        "bare": [bare_answer(example) for example in examples],
+        "told": [_told(bare_answer(example)) for example in examples],
     }
-    repeated = [example for _ in KINDS for example in examples]
-    joined = [text for kind in KINDS for text in texts[kind]]
+    places = [(kind, i) for kind in KINDS for i in range(len(gold)) if texts[kind][i] is not None]
+    repeated, joined = [examples[i] for _, i in places], [str(texts[kind][i]) for kind, i in places]
     first, second = scorer.score(repeated, joined), scorer.score(repeated, joined)
-    values = dict(zip(KINDS, np.split(first.values, len(KINDS)), strict=True))
+    values = {kind: np.full(len(gold), np.nan) for kind in KINDS}
+    for (kind, i), value in zip(places, first.values, strict=True):
+        values[kind][i] = value
     same = np.array_equal(first.values, second.values, equal_nan=True)
     return _report(task, examples, values, deterministic=same)
 
@@ -95,6 +115,11 @@ def _another(gold: Sequence[str], i: int) -> str:
     """The next gold that is not that of row `i`; random text where all are equal."""
     others = (text for text in (*gold[i + 1 :], *gold[:i]) if text != gold[i])
     return next(others, _random_texts(1)[0])
+
+
+def _told(answer: str | None) -> str | None:
+    """The answer as a model gives it."""
+    return None if answer is None else f"The answer is **{answer}**."
 
 
 def _report(
@@ -119,13 +144,21 @@ def _report(
     elif examples and np.isnan(mean["gold"]):
         problems.append("the reward returned None for every gold completion")
     else:
-        for kind in KINDS[1:]:
+        for kind in GARBAGE:
             if mean[kind] >= mean["gold"]:
                 problems.append(
                     f"{kind} completions score {mean[kind]:.3g} on average, gold ones no more"
                     f" ({mean['gold']:.3g})"
                 )
-    return RewardReport(len(examples), **mean, deterministic=deterministic, problems=tuple(problems))
+    notes = [
+        f"{words} scores {mean[kind]:.2f}, gold {mean['gold']:.2f}: prompts or the warm start must teach the"
+        " form that the reward reads"
+        for kind, words in (("bare", "the bare answer"), ("told", '"The answer is **...**."'))
+        if mean[kind] < mean["gold"]
+    ]
+    return RewardReport(
+        len(examples), **mean, deterministic=deterministic, problems=tuple(problems), notes=tuple(notes)
+    )
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,139 +1,136 @@
-"""Grading: find the final answer in a completion and compare it with the gold answer.
+"""Grading: whether the final answer of a completion is the gold answer.
 
-Pure functions of strings. `math_equal` calls math_verify, which guards itself with SIGALRM and so
-works only in a process' main thread, and can hang in C code all the same: call it from a reward,
-which runs in a worker process that can be killed.
+Both are read in the same way (`answers.py`, `numbers.py`): gold may be a bare answer, an answer with its
+unit, or a solution that marks its answer. Equal texts are equal, and equal numbers are.
+
+`math_equal` calls math_verify where neither decides. That can hang in C code, and guards itself by SIGALRM
+only in a process' main thread: call it from a reward, which runs in a worker process that can be killed.
 """
 
 import re
-from fractions import Fraction
+import threading
+from dataclasses import dataclass
 
-SIGN = r"(?:(?<![\w)])-)?"  # in 9-3 the minus is not the sign of a number
-WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
-NUMBER = re.compile(rf"{SIGN}(?:{WHOLE}(?:\.\d+)?|\.\d+)(?:/\d+(?![\d.]))?")
-FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
-MARKED = re.compile(r"####[ \t]*([^\n]*)")
-ORNAMENTS = (
-    (r"\\[,!;: ]|\{,\}|\\left|\\right|~", lambda match: "," if match[0] == "{,}" else ""),
-    (r"\\?[$€£]|\\?%|\\[()\[\]]", ""),
-    (r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 "),
-    (r"(?<=\d)\\(?=[dt]?frac)", r" \\"),  # a mixed number: 3\frac12 is not 31/2
-    (FRACTION, lambda match: f"{match[1] or match[2]}/{match[3] or match[4]}"),
-    ("[−–]", "-"),
+from evolign.rewards.answers import announced_answer, last_words, marked_answer, unlabelled
+from evolign.rewards.notation import LONGEST, plain, text_form
+from evolign.rewards.numbers import Quantity, quantity
+
+BARE = 4
+"""Words that a text may have to be an answer and nothing else."""
+CHOICE = re.compile(r"^\s*(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[).:](?!\d))\s*(.*)$", re.DOTALL)
+VERDICT = re.compile(r"^\W*(yes|no|true|false)\b\s*[,.;:!]", re.IGNORECASE)
+WORDS = re.compile(
+    r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|log|exp|sec|csc|cot|lim|max|min|gcd|lcm|mod|det)\b)[^\W\d_]{3,}"
 )
+SECONDS = 5
+"""Limit of one call of math_verify."""
 
 
-def boxed(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{...}` (or `\fbox{...}`), None where there is none.
+@dataclass(frozen=True)
+class Answer:
+    """The final answer of a text, as it is written there and as what it states."""
 
-    >>> boxed(r"so \boxed{\frac{1}{2}}")
-    '\\frac{1}{2}'
+    text: str
+    stated: Quantity | None
+    found: bool
+    """The text marks or announces it, or is nothing else; if not, `text` is the whole text."""
+
+
+def final_answer(text: str) -> Answer:
+    """What is marked, else what is announced, else the last number; see `answers.py`."""
+    marked = marked_answer(text)
+    if marked is not None:
+        return Answer(marked, quantity(marked, answer=True), found=True)
+    announced = announced_answer(text)
+    if announced:
+        stated = quantity(announced, answer=True)
+        words_before = re.split(r"\d", plain(announced[:LONGEST]))[0].split()
+        reckons_on = "=" in text.rpartition(announced)[2]
+        if stated is None or (len(words_before) < BARE and not reckons_on):
+            return Answer(announced, stated or quantity(text, answer=False), found=True)
+    bare = len(text.split()) <= BARE
+    return Answer(text.strip(), quantity(text, answer=bare), found=bare)
+
+
+def numbers_equal(gold: str, completion: str) -> bool:
+    """Whether the final number of the completion is the gold number, exactly (5.0 is 5, 0.5 is 1/2).
+
+    Where gold is no number (a time, a range, a name), it is whether the answer is the same text.
     """
-    content = None
-    for match in re.finditer(r"\\f?boxed\s*\{", text):
-        depth, start = 1, match.end()
-        for position in range(start, len(text)):
-            depth += (text[position] == "{") - (text[position] == "}")
-            if depth == 0:
-                content = text[start:position].strip()
-                break
-    return content
+    expected, given = final_answer(gold), final_answer(completion)
+    return _decided(expected, given) is True
 
 
-def marked_answer(text: str) -> str | None:
-    r"""What the text marks as its answer: the last `\boxed{...}`, else the last `#### ...`."""
-    answer = boxed(text)
-    if answer is None and (marks := MARKED.findall(text)):
-        answer = marks[-1].strip()
-    return answer
+def math_equal(gold: str, completion: str) -> bool:
+    """Whether the final answer of the completion means the same as gold.
 
-
-def final_answer(text: str) -> str | None:
-    """The marked answer, else the last number of the text, else None."""
-    answer = marked_answer(text)
-    return answer if answer is not None else last_number(text)
-
-
-def last_number(text: str) -> str | None:
-    """The last number of the text as it is written there, without currency and per cent signs."""
-    numbers = NUMBER.findall(plain(text))
-    return numbers[-1] if numbers else None
-
-
-def plain(text: str) -> str:
-    r"""The text without mathematical ornaments: `\$1{,}234` is `1,234`, `\frac{1}{2}` is `1/2`."""
-    for pattern, replacement in ORNAMENTS:
-        text = re.sub(pattern, replacement, text)
-    return text.strip()
-
-
-def to_number(text: str) -> Fraction | None:
-    r"""The exact value of a text that is one number, None if it is anything else.
-
-    Thousands separators, a currency sign, a per cent sign (12% is 12), a final full stop and a
-    fraction are understood.
-
-    >>> to_number("$1,234.50") == to_number("1234.5")
-    True
+    Equal texts and equal numbers are decided at once, so are different numbers and words; everything else
+    (roots, sets, intervals, expressions) is compared by math_verify, which takes milliseconds to seconds.
     """
-    text = plain(text).rstrip(".").removeprefix("+").replace("- ", "-").strip()
-    if not NUMBER.fullmatch(text):
-        return None
-    try:
-        return _value(text)
-    except ZeroDivisionError:
-        return None
+    expected, given = final_answer(gold), final_answer(completion)
+    decided = _decided(expected, given)
+    return _verified(expected, given) if decided is None else decided
 
 
-def numbers_equal(gold: str, answer: str | None) -> bool:
-    """Whether the answer's number is the gold number, exactly (5.0 is 5, 0.5 is 1/2).
-
-    An answer with words around it ("18 dollars", "3 + 4 = 7") stands for its last number.
-    False if either has no number.
-    """
-    if answer is None:
+def _decided(expected: Answer, given: Answer) -> bool | None:
+    """Whether two answers are equal as texts or as numbers; None where only mathematics can tell."""
+    if not given.text:
         return False
-    expected, given = to_number(gold), to_number(answer)
-    if given is None and (number := last_number(answer)) is not None:
-        given = to_number(number)
-    return expected is not None and expected == given
-
-
-def math_equal(gold: str, text: str) -> bool:
-    r"""Whether the final answer of the completion `text` means the same as `gold`.
-
-    `gold` is the bare answer, or a solution that marks it. Equal strings and equal numbers are
-    decided at once, different numbers too; everything else (fractions with roots, sets, intervals,
-    expressions) is compared by math_verify, which takes milliseconds to seconds.
-    """
-    marked_gold = marked_answer(gold)
-    expected = (gold if marked_gold is None else marked_gold).strip().strip("$").strip()
-    answer = marked_answer(text)
-    expected_number = to_number(expected)
-    if answer is None and expected_number is not None:
-        answer = last_number(text)
-    if answer is not None:
-        if "".join(plain(answer).split()) == "".join(plain(expected).split()):
-            return True
-        given_number = to_number(answer)
-        if expected_number is not None and given_number is not None:
-            if expected_number == given_number:
-                return True
-            if "%" not in expected + answer:
-                return False
-    elif expected_number is not None or not text.strip():
+    gold, stated = expected.stated, given.stated
+    kinds = {None if each is None else each.kind for each in (gold, stated)}
+    same = {_same_text(expected.text, given.text)}
+    if "number" not in kinds:
+        same.add(_same_text(expected.text, last_words(given.text)))
+    if same != {None}:
+        return True in same
+    if gold and stated and kinds == {"number"}:
+        return bool(gold.values & stated.values)
+    if gold and stated and gold.written and gold.written == stated.written:
+        return True
+    if "number" in kinds and ("several" in kinds or None in kinds):
         return False
-    return _verified(expected, answer, text)
+    formula = plain(expected.text[:LONGEST])
+    if WORDS.search(formula) and "\\" not in formula:
+        return False
+    return None if given.found or gold is None or gold.kind != "number" else False
 
 
-def _verified(expected: str, answer: str | None, text: str) -> bool:
+def _same_text(expected: str, given: str) -> bool | None:
+    """Whether one is the other but for notation, case of words, a label, or the letter of a choice.
+
+    False for another letter; None where the texts do not tell.
+    """
+    if expected == given or (text_form(expected) and text_form(expected) == text_form(given)):
+        return True
+    (letter, words), (given_letter, given_words) = _choice(expected), _choice(given)
+    if letter and given_letter and letter != given_letter:
+        return False
+    if words and given_words:
+        return True if words == given_words else None
+    return True if letter and letter == given_letter else None
+
+
+def _choice(answer: str) -> tuple[str, str]:
+    """The letter of a choice and its text: "(B) Paris" has both, "B" and "Paris" have one."""
+    answer = unlabelled(plain(answer))
+    if match := CHOICE.match(answer):
+        return match[1] or match[2], text_form(match[3])
+    if match := VERDICT.match(answer):
+        return "", match[1].casefold()
+    form = text_form(answer)
+    return (form.upper(), "") if re.fullmatch("[A-Ja-j]", form) else ("", form)
+
+
+def _verified(expected: Answer, given: Answer) -> bool:
     """What math_verify says of the answer, or of the whole text where nothing is marked."""
     from math_verify import parse, verify
 
-    given = parse(text if answer is None else f"\\boxed{{{answer}}}")
-    return bool(given) and bool(verify(parse(f"\\boxed{{{expected}}}"), given))
+    # Outside the main thread there are no signals, and math_verify would raise.
+    limit = SECONDS if threading.current_thread() is threading.main_thread() else None
+    gold = parse(_formula(expected), parsing_timeout=limit)
+    answer = parse(_formula(given), parsing_timeout=limit)
+    return bool(answer) and bool(verify(gold, answer, timeout_seconds=limit))
 
 
-def _value(number: str) -> Fraction:
-    numerator, _, denominator = number.replace(",", "").partition("/")
-    return Fraction(numerator) / Fraction(denominator or 1)
+def _formula(answer: Answer) -> str:
+    return f"\\boxed{{{answer.text.strip().strip('$').strip()}}}" if answer.found else answer.text
