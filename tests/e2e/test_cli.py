@@ -138,7 +138,7 @@ def test_check_passes_a_good_recipe_and_says_what_it_costs(cli: Cli, recipe: Pat
     status, output, errors = cli("check", recipe)
     assert (status, errors) == (0, "")
     found = {line.split()[1]: line for line in output.splitlines()}
-    assert set(found) == {"settings", "data", "reward", "model"}
+    assert set(found) == {"settings", "data", "reward", "model", "prompt"}
     assert all(line.startswith("ok ") for line in found.values())
     assert "8 warmup, 12 train, 6 validation, 6 test rows, disjoint" in found["data"]
     assert "gold completions score 1.00, empty 0.00" in found["reward"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evolign.commands.run import check_rows
 from evolign.config import Config, EvolutionConfig
@@ -11,6 +11,10 @@ from evolign.rewards.check import check_reward
 from evolign.rewards.scoring import Scorer
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
+from evolign.tasks.leaks import leaks
+
+if TYPE_CHECKING:
+    from evolign.policy.base_model import BaseModel
 
 UNKNOWN_PROMPT = 512
 """Tokens assumed of a prompt where the data could not be read."""
@@ -22,19 +26,26 @@ class Finding:
 
     what: str
     status: str
-    """ok, SKIPPED (could not be looked at from here) or FAILED."""
+    """ok, WARNING, SKIPPED (could not be looked at from here) or FAILED."""
     detail: str
 
 
 def check(config: Config) -> list[Finding]:
-    """Look at settings, data, reward, model and memory of `config`, in this order; raises nothing."""
+    """Look at settings, data, reward, model, memory and prompts of `config`, in this order; never raises."""
     findings = [Finding("settings", "ok", f"method {config.method}, seed {config.seed}")]
     task = _try("data", lambda: _data(config), findings)
     if task is not None:
+        findings += [Finding("data", "WARNING", sentence) for sentence in leaks(task)]
         _try("reward", lambda: _reward(config, task), findings)
     else:
         findings.append(Finding("reward", "SKIPPED", "it is checked on the data, which could not be read"))
-    _try("model", lambda: _model(config, task), findings)
+    base = _try("model", lambda: _model(config, task), findings)
+    if base is not None and task is not None:
+        from evolign.policy.inspection import doubts
+
+        _try("prompt", lambda: _prompt(base, task), findings)
+        findings += [Finding("prompt", "WARNING", it) for it in doubts(base.encoder, examples(task))]
+        findings += _sampling(config)
     return findings
 
 
@@ -74,7 +85,27 @@ def _reward(config: Config, task: Task) -> tuple[str, None]:
     )
 
 
-def _model(config: Config, task: Task | None) -> tuple[str, None]:
+def _prompt(base: "BaseModel", task: Task) -> tuple[str, None]:
+    """One prompt as the model is shown it; all completions are encoded, for one may not be possible."""
+    from evolign.policy.inspection import as_shown
+
+    for row in (*task.warmup, *task.train):
+        for said in (row.completion, row.rejected):
+            if said is not None:
+                base.encoder.encode_completion(said)
+    return as_shown(base.encoder, (*task.train, *examples(task))[0].prompt), None
+
+
+def _sampling(config: Config) -> list[Finding]:
+    """What the model's own settings of generation are, since no run uses them."""
+    from evolign.policy.base_model import generation_settings
+
+    settings = ", ".join(generation_settings(config.model))
+    detail = f"{settings} in generation_config.json are not used; `sampling` and `evaluation` say how to draw"
+    return [Finding("sampling", "ok", detail)] if settings else []
+
+
+def _model(config: Config, task: Task | None) -> tuple[str, "BaseModel"]:
     """Shapes without weights: the model is built on torch's meta device."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -109,7 +140,7 @@ def _model(config: Config, task: Task | None) -> tuple[str, None]:
     return (
         f"{config.model.name}: {size}; {_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB of "
         "memory for each that is generated at once",
-        None,
+        base,
     )
 
 

@@ -22,7 +22,8 @@ class LengthConfig(Section):
 
 
 class SamplingConfig(LengthConfig):
-    """How completions are drawn while the policy learns."""
+    """How completions are drawn while the policy learns. Nothing else is used: of the model's
+    generation_config.json, only the end-of-sequence tokens count."""
 
     temperature: Annotated[float, Field(ge=0), HOT] = 1.0
     """0 decodes greedily."""

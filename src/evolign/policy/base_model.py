@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from evolign import embedded
 from evolign.config import ModelConfig
@@ -17,6 +17,11 @@ from evolign.policy.encoder import EncodedPrompts, PromptEncoder
 from evolign.policy.quantization import check_quantised, quantization_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NOT_SAMPLING = (
+    *("eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_"),
+    *("use_cache", "cache_", "output_", "return_", "is_assistant"),
+)
+"""How the names begin of what a generation config says besides how tokens are drawn."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class BaseModel:
                 f"model.name = {self.name!r} has no end-of-sequence token, so no completion would "
                 "ever end; set `eos_token` in its tokenizer_config.json"
             )
-        if self.tokenizer.pad_token_id is None:
+        if self.tokenizer.pad_token_id is None or self.tokenizer.pad_token_id >= self.embeddings:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # padding is masked everywhere
 
     @property
@@ -45,11 +50,17 @@ class BaseModel:
         ids = declared if isinstance(declared, list) else [declared]
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
 
+    @property
+    def embeddings(self) -> int:
+        """Tokens that the model has an embedding for; a tokenizer may know more."""
+        weight: torch.Tensor = self.model.get_input_embeddings().weight
+        return weight.shape[0]
+
     @cached_property
     def encoder(self) -> PromptEncoder:
         """From prompts to token ids and from tokens to text, as this model was made for."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return PromptEncoder(self.tokenizer, self.name, self.eos_token_ids, limit)
+        return PromptEncoder(self.tokenizer, self.name, self.eos_token_ids, limit, self.embeddings)
 
     @cached_property
     def prompts(self) -> EncodedPrompts:
@@ -89,6 +100,17 @@ def load_architecture(config: ModelConfig) -> tuple[Any, Any, torch.dtype]:
         architecture = AutoConfig.from_pretrained(source(config.name), **shared)
         tokenizer = AutoTokenizer.from_pretrained(source(config.name), **shared)
     return architecture, tokenizer, _dtype(config.dtype, model_device(config.device))
+
+
+def generation_settings(config: ModelConfig) -> list[str]:
+    """What the model's generation_config.json says of sampling; no run uses it, so that runs compare."""
+    try:
+        found = GenerationConfig.from_pretrained(source(config.name), revision=config.revision)
+    except (OSError, ValueError):  # most small models have none
+        return []
+    said = found.to_diff_dict()
+    named = sorted(name for name in said if not name.startswith(NOT_SAMPLING))
+    return [f"{name} = {said[name]}" for name in named]
 
 
 def source(name: str) -> str:

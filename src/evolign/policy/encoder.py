@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from evolign.errors import ConfigError
@@ -11,7 +12,7 @@ from evolign.types import Example
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """How a model reads prompts and writes completions."""
+    """How a model reads prompts and writes completions: with one BOS, and no EOS before the end."""
 
     tokenizer: Any
     name: str
@@ -20,39 +21,93 @@ class PromptEncoder:
     """Tokens that end a completion."""
     context_length: int | None
     """Tokens of prompt and completion that the model can hold; None: no known limit."""
+    embeddings: int | None = None
+    """Tokens that the model has an embedding for; None: as many as the tokenizer knows."""
+
+    @property
+    def has_template(self) -> bool:
+        """Whether messages go through a chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @cached_property
+    def added(self) -> tuple[list[int], list[int]]:
+        """The tokens that the tokenizer puts before a text, and those that it puts after it."""
+        for probe in ("a", "0", "."):
+            plain, whole = self._plain(probe), self.tokenizer(probe)["input_ids"]
+            for start in range(len(whole) - len(plain) + 1) if plain else ():
+                if whole[start : start + len(plain)] == plain:
+                    return whole[:start], whole[start + len(plain) :]
+        return [], []
 
     def render(self, prompt: Prompt) -> str:
-        """A prompt as text: messages go through the chat template, or are joined without one."""
+        """A prompt as text: messages go through the chat template, or are joined without one.
+
+        If the last message is the assistant's, what follows continues it, as in TRL and transformers.
+        """
         if isinstance(prompt, str):
             return prompt
-        if getattr(self.tokenizer, "chat_template", None):
-            try:
-                result: str = self.tokenizer.apply_chat_template(
-                    prompt, tokenize=False, add_generation_prompt=True
-                )
-                return result
-            except Exception as error:  # templates raise what they like of roles that they do not know
-                raise ConfigError(
-                    f"the chat template of {self.name!r} refuses the messages {str(prompt)!r:.200}: {error}; "
-                    "leave out what it refuses (often the system message), or give another template"
-                ) from error
-        return "\n\n".join(message["content"] for message in prompt) + "\n\n"
+        continued = prompt[-1]["role"] == "assistant"
+        if not self.has_template:
+            return "\n\n".join(message["content"] for message in prompt) + "\n\n" * (not continued)
+        try:
+            result: str = self.tokenizer.apply_chat_template(
+                prompt, tokenize=False, add_generation_prompt=not continued, continue_final_message=continued
+            )
+            return result
+        except Exception as error:  # templates raise what they like of roles that they do not know
+            raise ConfigError(
+                f"the chat template of {self.name!r} refuses the messages {str(prompt)!r:.200}: {error}; "
+                "leave out what it refuses (often the system message), or give another template"
+            ) from error
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt. A chat template brings its own special tokens."""
-        templated = not isinstance(prompt, str) and getattr(self.tokenizer, "chat_template", None)
-        result: list[int] = self.tokenizer(self.render(prompt), add_special_tokens=not templated)["input_ids"]
-        return result
+        ids, (before, _) = self._plain(self.render(prompt)), self.added
+        templated = not isinstance(prompt, str) and self.has_template
+        return self._embedded(ids if templated or _begins(ids, before) else [*before, *ids])
 
     def encode_completion(self, text: str) -> list[int]:
-        """Token ids of a completion, its end-of-sequence token included."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id or self.eos_token_ids[0]]
+        """Token ids of a completion, its end-of-sequence token included, once."""
+        eos = self.tokenizer.eos_token_id
+        end = list(self.eos_token_ids[:1]) if eos is None else [eos]
+        ids = self._plain(text)
+        return self._embedded(ids if ids[-1:] == end else [*ids, *end])
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of a text as an encoder reads it, between the tokenizer's own; the end of a long one."""
+        ids, (before, after) = self._plain(text), self.added
+        ids = ids[len(before) :] if _begins(ids, before) else ids
+        ids = ids[: len(ids) - len(after)] if ids[len(ids) - len(after) :] == after else ids
+        room = None if self.context_length is None else self.context_length - len(before) - len(after)
+        return self._embedded([*before, *(ids if room is None else ids[max(0, len(ids) - room) :]), *after])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, without special tokens."""
         result: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return result
+
+    def token(self, number: int) -> str:
+        """What the tokenizer calls the token of that number."""
+        return str(self.tokenizer.convert_ids_to_tokens(number))
+
+    def _plain(self, text: str) -> list[int]:
+        result: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return result
+
+    def _embedded(self, ids: list[int]) -> list[int]:
+        """`ids`. Raises ConfigError for a token that the model has no embedding for."""
+        if self.embeddings is not None and max(ids, default=0) >= self.embeddings:
+            last = max(ids)
+            raise ConfigError(
+                f"{self.name!r} has no embedding for the token {self.token(last)!r}: its number is {last}; "
+                f"the model has {self.embeddings} embeddings; use the tokenizer that the model was made "
+                "with, or give it more by resize_token_embeddings and train them"
+            )
+        return ids
+
+
+def _begins(ids: Sequence[int], before: Sequence[int]) -> bool:
+    return list(ids[: len(before)]) == list(before)
 
 
 class EncodedPrompts:

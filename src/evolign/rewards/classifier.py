@@ -39,8 +39,8 @@ class Classifier:
         self.model, self.tokenizer = _loaded(source, device)
         self.label = _label_id(self.model.config, source, label)
         self.limit = _limit(self.model, self.tokenizer)
-        self.encoder = PromptEncoder(self.tokenizer, source, (), self.limit)
-        self.tokenizer.truncation_side = "left"
+        embeddings = self.model.get_input_embeddings().weight.shape[0]
+        self.encoder = PromptEncoder(self.tokenizer, source, (), self.limit, embeddings)
         small = self.model.num_parameters() < SMALL_MODEL
         self.threads = 1 if small else torch.get_num_threads()
 
@@ -55,18 +55,9 @@ class Classifier:
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
         """Token ids of a prompt with its completion; the last ones, where the model cannot hold them all."""
-        tokenizer = self.tokenizer
-        if tokenizer.cls_token_id is not None:
-            text = self.encoder.render(prompt) + completion
-            whole: list[int] = tokenizer(text, truncation=self.limit is not None, max_length=self.limit)[
-                "input_ids"
-            ]
-            return whole
-        ids = [
-            *self.encoder.encode(prompt),
-            *tokenizer(completion, add_special_tokens=False)["input_ids"],
-            *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]),
-        ]
+        if self.tokenizer.cls_token_id is not None:
+            return self.encoder.encode_whole(self.encoder.render(prompt) + completion)
+        ids = [*self.encoder.encode(prompt), *self.encoder.encode_completion(completion)]
         return ids if self.limit is None else ids[-self.limit :]
 
     def _scores(self, rows: Sequence[list[int]]) -> list[float]:
