@@ -1,4 +1,5 @@
-"""Align language models with evolution strategies: only forward passes, an ordinary PEFT adapter.
+"""Align language models with evolution strategies: only forward passes, and the
+result is an ordinary PEFT adapter.
 
 The public names below are imported when they are first used, so that `import evolign` is instant. What is
 not in `__all__` may change without notice.

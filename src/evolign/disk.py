@@ -1,4 +1,4 @@
-"""Files and folders that are replaced as a whole: afterwards they hold all of the new content, or the old."""
+"""Files and folders that are replaced as a whole: they hold all of the new content, or all of the old."""
 
 import os
 import shutil

@@ -40,7 +40,7 @@ class EngineError(EvolignError, RuntimeError):
 
 
 class JudgeError(EvolignError, RuntimeError):
-    """A judge of win rates could not be asked: unauthorised, down, or failing again and again."""
+    """A judge of win rates could not be asked: unauthorised, down, or failing repeatedly."""
 
 
 class RunError(EvolignError, RuntimeError):

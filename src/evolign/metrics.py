@@ -1,4 +1,4 @@
-"""What is measured of completions, and how sure it is: pure functions of scores and texts.
+"""Metrics of completions and their intervals: pure functions of scores and texts.
 
 ROUGE F1 (Lin 2004), the unbiased pass@k (Chen et al. 2021, equation 1), Wilson's and the bootstrap's 95 %
 intervals.
@@ -16,26 +16,26 @@ import numpy as np
 from evolign.seeding import stream
 
 LOG_RATIO_BOUND = 20.0
-"""Log ratios are cut here before they are exponentiated: no overflow, and beyond it a policy is hopeless."""
+"""Log ratios are clipped to this before they are exponentiated, so that nothing overflows."""
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
 RESAMPLES = 2000
 """Resamples of a bootstrap."""
 ROUGE = ("rouge1", "rouge2", "rougeL")
 STEMS_KEPT = 100_000
-"""Words whose stem is remembered."""
+"""Size of the cache of stems."""
 FIRST_GREEK = "\u0370"
 """Letters before it are Latin."""
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "IDEOGRAPHIC")
 """Scripts that write words without spaces between them, as Unicode names their characters."""
 TEXTS_KEPT = 4096
-"""Texts whose words are remembered: references come again and again."""
+"""Size of the cache of texts' words: references recur."""
 
 
 def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of the mean; NaN scores (reward not applicable) are left out.
 
-    Wilson's is for shares: if a score is neither 0 nor 1 (a failure score, say), it is a bootstrap after all.
+    Wilson's is for shares: if a score is neither 0 nor 1, such as a failure score, the bootstrap is used.
     """
     score_P = score_P[~np.isnan(score_P)]
     if metric == "accuracy" and np.isin(score_P, (0.0, 1.0)).all():

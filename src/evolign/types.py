@@ -35,7 +35,7 @@ class Example:
 class Population:
     """The candidates of one step: what crosses the engine's boundary in place of weights.
 
-    It is O(N K) numbers, however large the policy is: whoever holds the policy knows the mean.
+    It is O(N K) numbers, however large the policy is, because the engine keeps the mean.
     """
 
     theta_NK: np.ndarray
@@ -46,7 +46,7 @@ class Population:
     with_mean: bool = False
     """The mean policy takes part as candidate number N."""
     version: int = 0
-    """Number of moves that the mean has made. An engine whose mean has made others refuses the population."""
+    """Number of moves that the mean has made. An engine whose mean has another version refuses it."""
 
     @classmethod
     def of_mean(cls, version: int = 0) -> "Population":
@@ -80,7 +80,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Jump:
-    """A move to a point that the strategy itself knows."""
+    """A move to a given point."""
 
     point_D: np.ndarray
     """float64, shape (D,): the new mean."""
@@ -88,7 +88,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Step:
-    """A move along a direction in a subspace, with momentum: all that it takes to repeat it anywhere.
+    """A move along a direction in a subspace, with momentum; enough to repeat it in any process.
 
     g = scale * lift(step_K)
     m = momentum * m + (1 - momentum) * g
@@ -109,12 +109,12 @@ class Step:
 
 
 Move = Jump | Step
-"""How the mean moves. A move is K numbers and a few constants, so that a mean can follow it anywhere."""
+"""How the mean moves: K numbers and a few constants, which a mean in any process can apply."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What completions have taken. Costs add up: `a + b`."""
+    """The cost of completions. Costs are added by `a + b`."""
 
     completions: int = 0
     tokens: int = 0
@@ -143,7 +143,7 @@ class Abilities:
     exact: bool
     """Results depend on the candidate, the prompt and the sampling only, not on how rows are batched."""
     reads: bool
-    """It can tell the log-probability of given completions, which likelihood fitness needs."""
+    """It computes log-probabilities of given completions, which likelihood fitness needs."""
     live_weights: bool
     """It samples from a model in this process whose weights a trainer changes between two calls."""
 
@@ -157,7 +157,7 @@ class Sampling:
     """0 decodes greedily."""
     samples_per_prompt: int = 1
     noise_seed: int = 0
-    """With `Example.id`, the sample's number and the position it fixes the noise of a token."""
+    """The noise of a token depends on this, `Example.id`, the sample's number and the position."""
 
 
 @dataclass(frozen=True)

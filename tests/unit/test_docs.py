@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import evolign
 from evolign.config import CONFIGS
 from evolign.config.recipe import load, parse
 
@@ -100,3 +101,11 @@ def test_every_recipe_is_mentioned_where_a_user_looks() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for recipe in (ROOT / "recipes").rglob("*.yaml"):
         assert recipe.name in text, recipe.name
+
+
+def test_a_comment_or_docstring_names_only_files_that_exist() -> None:
+    package = Path(evolign.__file__).parent
+    exist = {path.name for path in package.rglob("*.py")}
+    for path in package.rglob("*.py"):
+        named = re.findall(r"\b[a-z_]+\.py\b(?!:)", path.read_text())  # file.py:function is an example
+        assert {*named} <= exist, path

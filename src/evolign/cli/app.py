@@ -1,4 +1,4 @@
-"""The command line: a thin table. Each command is one public Python call.
+"""The command line. Each command checks its options and makes one public Python call.
 
 Nothing heavy is imported before a command runs, so that `evolign --help` is instant.
 """

@@ -1,4 +1,4 @@
-"""What the command line prints of a result."""
+"""Printing results on the command line."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 
 def print_result(result: Any) -> None:
-    """Before and after of a run, and where everything is."""
+    """Print the metrics before and after a run, and where its files are."""
     summary = result.summary
     print_metrics({"before": summary["baseline"], "after": summary["final"]})
     if "exported_generation" in summary:
@@ -23,7 +23,7 @@ def print_result(result: Any) -> None:
 
 
 def print_comparison(comparison: Any) -> None:
-    """One line per entry, and what a reader must know."""
+    """Print one line per entry, and the notices."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -43,7 +43,7 @@ def print_comparison(comparison: Any) -> None:
 
 
 def print_metrics(columns: dict[str, dict[str, float]], *, all_of_them: bool = False) -> None:
-    """A table of metrics with their 95 % intervals; those without one only where `all_of_them` are wanted."""
+    """Print metrics with their 95 % intervals; `all_of_them` adds those that have no interval."""
     from rich.console import Console
     from rich.table import Table
 
@@ -61,7 +61,7 @@ def print_metrics(columns: dict[str, dict[str, float]], *, all_of_them: bool = F
 
 
 def run_judge(rows: Any, against: Any, *, by: Any, out: Path | None, yes: bool, **named: Any) -> None:
-    """Judge under a progress bar, after telling the cost, and print what was found."""
+    """Print the cost, ask the judge under a progress bar, and print the win rate."""
     from rich.progress import Progress, TimeRemainingColumn
 
     from evolign.judging.contest import judge
@@ -98,7 +98,7 @@ def run_judge(rows: Any, against: Any, *, by: Any, out: Path | None, yes: bool, 
 
 
 def print_win_rate(summary: dict[str, Any]) -> None:
-    """The win rate, what it is made of, and how far the judge can be trusted."""
+    """Print the win rate, its counts, and how far the judge can be trusted."""
 
     def share(name: str) -> str:
         if summary[name] is None:

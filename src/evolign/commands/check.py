@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
 
 UNKNOWN_PROMPT = 512
-"""Tokens assumed of a prompt where the data could not be read."""
+"""Assumed length of a prompt in tokens, if the data could not be read."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Finding:
 
     what: str
     status: str
-    """ok, WARNING, SKIPPED (could not be looked at from here) or FAILED."""
+    """ok, WARNING, SKIPPED (could not be checked here) or FAILED."""
     detail: str
 
 
 def check(config: Config) -> list[Finding]:
-    """Look at settings, data, reward, model, memory and prompts of `config`, in this order; never raises."""
+    """Check settings, data, reward, model, memory and prompts of `config`, in this order. Raises nothing."""
     findings = [Finding("settings", "ok", f"method {config.method}, seed {config.seed}")]
     task = _try("data", lambda: _data(config), findings)
     if task is not None:
@@ -50,7 +50,7 @@ def check(config: Config) -> list[Finding]:
 
 
 def _try(what: str, look: Callable[[], tuple[str, Any]], findings: list[Finding]) -> Any:
-    """Add what `look` finds, or why it could not; returns the object that it looked at, or None."""
+    """Add the finding of `look`, or the error that it raised. Return the object that it checked, or None."""
     try:
         detail, found = look()
     except UnreachableError as error:
@@ -86,7 +86,7 @@ def _reward(config: Config, task: Task) -> tuple[str, None]:
 
 
 def _prompt(base: "BaseModel", task: Task) -> tuple[str, None]:
-    """One prompt as the model is shown it; all completions are encoded, for one may not be possible."""
+    """Show one prompt as the model sees it. Also encode all completions, because one may be refused."""
     from evolign.policy.inspection import as_shown
 
     for row in (*task.warmup, *task.train):
@@ -97,7 +97,7 @@ def _prompt(base: "BaseModel", task: Task) -> tuple[str, None]:
 
 
 def _sampling(config: Config) -> list[Finding]:
-    """What the model's own settings of generation are, since no run uses them."""
+    """List the model's own settings of generation, since no run uses them."""
     from evolign.policy.base_model import generation_settings
 
     settings = ", ".join(generation_settings(config.model))
@@ -106,7 +106,7 @@ def _sampling(config: Config) -> list[Finding]:
 
 
 def _model(config: Config, task: Task | None) -> tuple[str, "BaseModel"]:
-    """Shapes without weights: the model is built on torch's meta device."""
+    """Check the model without its weights, on torch's meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""The Python call for those who have a model, rows and a reward in their hands."""
+"""`evolign.evolve`: evolve a model, on rows and a reward, that are Python objects."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -73,7 +73,7 @@ def evolve(
 
 @contextmanager
 def _given_back(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Restore what becomes of a model and its tokenizer when they are made a base model, and by training."""
+    """Restore what loading as a base model and training change in a model and its tokenizer."""
     pad_token = tokenizer.pad_token
     try:
         with given_back(model):

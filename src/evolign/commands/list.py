@@ -1,4 +1,4 @@
-"""Everything that can be named in a recipe, with one line about each."""
+"""`evolign list`: everything that a recipe can name, with one line about each."""
 
 import ast
 from collections.abc import Mapping

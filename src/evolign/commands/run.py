@@ -1,4 +1,4 @@
-"""The methods, and the two ways into each: start a run, or resume it."""
+"""`evolign run` and `evolign resume`, and the table of methods."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ def run(
 ) -> Result:
     """Run `config` in the new directory `out`.
 
-    `task` and `base` stand in for what `config.task` and `config.model` name. Raises EvolignError; after a
+    `task` and `base` replace what `config.task` and `config.model` name. Raises EvolignError; after a
     ConfigError `out` is as it was before, since nothing has been run.
     """
     check_new(Path(out))

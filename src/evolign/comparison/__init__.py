@@ -1,4 +1,4 @@
-"""`evolign compare`: any set of run directories side by side, in one HTML page and a Markdown file."""
+"""`evolign compare`: one HTML page and one Markdown file about several run directories."""
 
 from pathlib import Path
 

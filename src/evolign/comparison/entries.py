@@ -57,7 +57,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Dotted paths of the settings, the seed apart, that are not the same in all `configs`."""
+    """Dotted paths of the settings, except the seed, that are not the same in all `configs`."""
     leaves = [flatten(config) for config in configs]
     paths = list(dict.fromkeys(path for tree in leaves for path in tree if path != "seed"))
     return [path for path in paths if len({_text(tree, path) for tree in leaves}) > 1]
@@ -124,7 +124,7 @@ def _short_path(path: str) -> str:
 
 
 def _short(tree: Mapping[str, Any], path: str) -> str:
-    """A value in a label: a path by its last part, a number without padding."""
+    """A value as a label shows it: the last part of a path, a number without padding."""
     value = tree[path]
     if isinstance(value, float):
         return f"{value:g}"

@@ -22,10 +22,10 @@ class Estimate:
     count: int
     """Seeds behind the mean."""
     over: Literal["seeds", "prompts", "nothing"]
-    """What the interval varies over; "prompts": the single run's own."""
+    """What the interval is taken over; "prompts" if it is the interval of a single run."""
 
     def is_apart(self, other: "Estimate") -> bool:
-        """Whether both have intervals and these do not touch."""
+        """Whether both have intervals, and the intervals do not overlap."""
         if self.low is None or self.high is None or other.low is None or other.high is None:
             return False
         return self.low > other.high or self.high < other.low
@@ -43,7 +43,7 @@ def over_seeds(values: Sequence[float], bounds: tuple[float, float] = (-math.inf
 def metric_over_seeds(runs: Sequence[Run], stage: str, name: str) -> Estimate | None:
     """A metric of result.json over the runs that hold it.
 
-    With one run, or several with the very same value, whose spread says nothing: a run's own interval.
+    One run, or several runs with the same value, have no spread: their interval is a run's own, over prompts.
     """
     having = [(run, value) for run in runs if (value := run.metric(stage, name)) is not None]
     if not having:
@@ -62,7 +62,7 @@ def own_interval(run: Run, stage: str, name: str) -> tuple[float | None, float |
 
 
 def cost_over_seeds(runs: Sequence[Run], name: str) -> list[float]:
-    """A cost of every run that states it."""
+    """The mean of a cost over the runs that state it."""
     return [value for run in runs if (value := run.cost(name)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""What keeps entries from being comparable, as sentences."""
+"""Notices: sentences that say why entries cannot be compared directly."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from evolign.comparison.loading import Run
 
 SCORED_BY = ("reward", "metric")
 """Settings of a task that change what a score means; other rows to test on show in the fingerprints."""
-TOLD_ALREADY = ("num_test",)
+COVERED = ("num_test",)
 """Settings of a task that another sentence covers."""
 MISSING = "(missing)"
 Spoils = Literal["metrics", "costs", "nothing"]
@@ -19,7 +19,7 @@ Spoils = Literal["metrics", "costs", "nothing"]
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence for the reader, and which columns can no longer name a best entry."""
+    """A sentence for the reader, and the columns in which no entry can be called the best."""
 
     text: str
     spoils: Spoils = "nothing"
@@ -91,7 +91,7 @@ def _differing(
 
 
 def _names(labels: Sequence[str]) -> str:
-    """A few labels by name, many by number."""
+    """A few labels by name; many as their number."""
     return ", ".join(labels) if len(labels) <= 4 else f"{len(labels)} entries"
 
 
@@ -119,7 +119,7 @@ def _task_settings(entries: Sequence[Entry]) -> list[Notice]:
     paths = differences([task for task in tasks if isinstance(task, dict)])
     found = []
     for name in dict.fromkeys(path.split(".")[0] for path in paths):
-        if name in TOLD_ALREADY:
+        if name in COVERED:
             continue
         spoils: Spoils = "metrics" if name in SCORED_BY else "nothing"
         found += _differing(entries, f"task.{name}", _setting("task", name), spoils)
@@ -172,7 +172,7 @@ def _tested_prompts(run: Run) -> list[str]:
 
 
 def _versions(entries: Sequence[Entry]) -> list[Notice]:
-    """Packages in different versions; one that a run does not record is passed over."""
+    """Packages in different versions; one that a run does not record is ignored."""
     parts = []
     for name in sorted({name for entry in entries for run in entry.runs for name in versions(run)}):
         values = labels_by_value(entries, _version(name)).values()

@@ -1,4 +1,4 @@
-"""The figures as SVG geometry: the template draws what is worked out here."""
+"""The figures as SVG geometry, computed here and drawn by the template."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ DASHES = ("", "7 4", "2 3")
 WIDTH, HEIGHT = 520, 330
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 46
 MARKS = 7
-"""Markers on a line at most, about; steps show the rest."""
+"""Approximate maximum of markers on a line; the steps show the other points."""
 UNEQUAL = 6
 """Ratio between the longest and the shortest entry from which on the axis of a cost is logarithmic."""
 COST_AXES = {
@@ -83,7 +83,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Scale:
-    """From the values of an axis to the picture."""
+    """Maps the values of an axis to the picture."""
 
     low: float
     high: float
@@ -114,7 +114,7 @@ class LogScale:
 
 
 def curves(entries: Sequence[Entry], metric: str, target: float | None) -> list[Chart]:
-    """The metric against completions, tokens and seconds; costs that nobody states have no figure."""
+    """The metric against completions, tokens and seconds. A cost that no run states has no figure."""
     charts = []
     for cost, x_label in COST_AXES.items():
         by_entry = [
@@ -156,7 +156,7 @@ def _chart(
 
 
 def _cost_axis(spent: Sequence[Sequence[float]]) -> tuple[Scale | LogScale, list[float]]:
-    """The axis of a cost and its ticks: logarithmic where one entry went on much longer than another."""
+    """The axis of a cost and its ticks: logarithmic if one entry ran much longer than another."""
     ends = [max(each) for each in spent if each and max(each) > 0]
     longest = max(ends)
     if longest < UNEQUAL * min(ends):

@@ -1,4 +1,4 @@
-"""The comparison as Markdown: the tables, what to know before reading them, and the commands."""
+"""The comparison as Markdown: its tables, notices and commands."""
 
 from evolign.comparison.report import Comparison
 from evolign.comparison.reproduce import commands

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing else: style and figures are inside it."""
+"""The comparison as one HTML page that contains its style and figures."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def _key(index: int) -> dict[str, Any]:
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Where the figures come from: each fact with its values, and whose they are where they differ."""
+    """The origin of the figures: each fact with its values, and the entries of each if they differ."""
     readers = {
         "task": lambda run: run.result.get("task"),
         "model": lambda run: run.result.get("model"),

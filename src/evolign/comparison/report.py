@@ -1,4 +1,4 @@
-"""A comparison as a value: entries, what to know before reading them, and their tables."""
+"""A comparison as a value: its entries, notices and tables."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ class Comparison:
     left_out: list[LeftOut]
     """Paths that are not compared, and why."""
     notices: list[Notice]
-    """What keeps the entries from being comparable."""
+    """Why entries cannot be compared directly."""
     metric: str
     """The metric of the curves and of the target, for example "accuracy_greedy"."""
     target: float | None
@@ -32,7 +32,7 @@ class Comparison:
 
 
 def build(runs: Runs, metric: str | None = None, target: float | None = None) -> Comparison:
-    """Read `runs` and work out everything that the report says.
+    """Read `runs` and compute everything that the report says.
 
     Raises RunError where none of them can be compared, ConfigError for a metric that none of them holds or a
     target that is not finite.

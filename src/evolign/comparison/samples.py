@@ -24,7 +24,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt with what every entry made of it; None where its run did not keep the prompt."""
+    """One prompt and the completion of every entry; None if its run did not keep the prompt."""
 
     prompt: str
     decoding: str

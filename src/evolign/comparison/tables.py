@@ -30,7 +30,7 @@ TRAINED = ("dimensions", "trainable_parameters")
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table: a figure, what belongs beside it, and whether it is the best of its column."""
+    """A figure in a table, its detail, and whether it is the best of its column."""
 
     text: str
     detail: str = ""
@@ -59,7 +59,7 @@ def metric_names(entries: Sequence[Entry]) -> list[str]:
 
 
 def results_table(entries: Sequence[Entry], metrics: Sequence[str], may_mark: bool) -> Table:
-    """Seeds, and the final value of every metric; more is better. The metric learnt for has its start too."""
+    """Seeds, and the final value of every metric; more is better. The selected metric has its start too."""
     table = Table(["seeds"], [[Cell(str(len(entry.runs)))] for entry in entries])
     learnt = tuple(str(run.result.get("metric")) for entry in entries for run in entry.runs)
     kinds = set()
@@ -85,7 +85,7 @@ def results_table(entries: Sequence[Entry], metrics: Sequence[str], may_mark: bo
 
 
 def costs_table(entries: Sequence[Entry], may_mark: bool) -> Table:
-    """How long every entry went on, what it trained, and what that took."""
+    """How long every entry ran, what it trained, and what that cost."""
     rows = [[_length(entry), _trained(entry)] for entry in entries]
     table = Table(["length", "trained values"], rows, mark="least")
     for name, title in COSTS.items():
@@ -167,7 +167,7 @@ def _trained(entry: Entry) -> Cell:
 
 
 def _reached_cell(found: Reached, at: Sequence[float | None], spent: Sequence[float], name: str) -> Cell:
-    """The mean where every seed reached it; else the seeds that did and what the others spent in vain."""
+    """The mean where every seed reached it; else the number that did, and what the others spent."""
     reached = [value for value in at if value is not None]
     if not spent:
         return _range_cell(reached, name, False)

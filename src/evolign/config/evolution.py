@@ -1,4 +1,4 @@
-"""The configuration of ESSA: fitness, calibration, the loop, and how they fit together."""
+"""The configuration of `method: evolution`: fitness, calibration, the loop, and how they fit together."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -43,7 +43,7 @@ class CalibrationConfig(Section):
     """How `strategy.sigma: auto` is found, once, before the first generation."""
 
     change_rate: Annotated[float, Field(gt=0, lt=1), Number()] = 0.25
-    """Share of completions that shall differ from the mean policy's under the same noise; likelihood fitness
+    """Share of completions that should differ from the mean policy's under the same noise; likelihood fitness
     calibrates to fitness.divergence instead."""
     prompts: Batch = 32
     """Training prompts to measure it on."""

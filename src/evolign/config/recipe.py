@@ -23,7 +23,7 @@ FORMER = {
     "fitness (singular_values, cma_es, reward); write `method: evolution`",
     "reward": "reward: the section that says how rewards are run is called `scoring`; write `scoring:`",
 }
-"""What earlier recipes say that has another name now."""
+"""Names in earlier recipes that have changed, with the error that says what to write."""
 LONGEST_PATH = 200
 """Characters of a dotted path in a message."""
 

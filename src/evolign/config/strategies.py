@@ -8,7 +8,7 @@ from evolign.config.section import Above0, Auto, Held, Number, Section
 
 
 class Traits(Section):
-    """What a strategy can do and asks for, by which it is matched with spaces and fitness."""
+    """What a strategy supports and needs; checked against the space and the fitness."""
 
     follows_subspaces: ClassVar[bool] = False
     """It can search a space in another subspace at every step."""
@@ -30,7 +30,7 @@ class CmaEsConfig(Traits):
     sigma: Above0 | Auto = "auto"
     """Initial step size in units of theta; auto: see `calibration`."""
     covariance: Literal["diagonal", "full"] = "diagonal"
-    """full is the paper's; it learns no more within a run's length and costs O(D^2) memory."""
+    """full is the paper's; it learned no more within a run and costs O(D^2) memory."""
     active: bool = True
     """Negative weights for the worst candidates (Jastrebski and Arnold 2006)."""
 
@@ -65,9 +65,9 @@ class OpenAiEsConfig(Traits):
     orthogonal: bool = False
     """Perturbations of one generation are orthogonal; needs no more candidates than dimensions."""
     shaping: Literal["mean", "z_score", "centred_rank"] = "z_score"
-    """What becomes of the fitness before it weighs the perturbations."""
+    """How fitness becomes the weights of the perturbations."""
     optimizer: Literal["sgd", "adam", "trust_region"] = "adam"
-    """What follows the gradient estimate; trust_region is for likelihood fitness."""
+    """The optimiser that follows the gradient estimate; trust_region needs likelihood fitness."""
     trust_region: Above0 = 0.0025
     """Nats per completion by which a step of the optimizer trust_region may move the policy."""
     beta1: Annotated[float, Field(ge=0, lt=1), Number()] = 0.9

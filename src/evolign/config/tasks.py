@@ -137,6 +137,6 @@ class ScoringConfig(Section):
     chunk_size: Batch = 16
     """Completions of one call; more for a reward that is fast on many at once."""
     timeout_seconds: Annotated[float, Field(gt=0), WEEK] = 30.0
-    """Limit of one call; a completion that exceeds it alone scores `failure_score`."""
+    """Limit of one call; a single completion that exceeds it scores `failure_score`."""
     failure_score: Goal = 0.0
     """Score of a completion whose reward hung or killed its process."""

@@ -124,7 +124,7 @@ class SftConfig(GradientConfig):
 
 
 class OnPolicyObjectiveConfig(Section):
-    """Responses sampled while training, one per temperature; their loss joins that of SFT."""
+    """Responses sampled during training, one per temperature; their loss is added to that of SFT."""
 
     weight: NotBelow0 = 0.05
     """lambda in L = L_sft + lambda * L_objective."""
@@ -137,7 +137,7 @@ class OnPolicyObjectiveConfig(Section):
 
 
 class RrhfObjectiveConfig(OnPolicyObjectiveConfig):
-    """As for the others, with RRHF's weight and its log-probability per token."""
+    """Like `OnPolicyObjectiveConfig`, with RRHF's default weight and per-token log-probabilities."""
 
     weight: NotBelow0 = 1.0
     """lambda in L = L_sft + lambda * L_rank."""

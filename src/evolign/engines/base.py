@@ -15,20 +15,20 @@ from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampli
 
 
 class Engine(Protocol):
-    """Runs candidates by inference. A context manager, so that models and workers are let go."""
+    """Runs candidates by inference. It is a context manager, which releases models and workers."""
 
     abilities: Abilities
     """What this engine can do."""
 
     def add_prompts(self, examples: Iterable[Example]) -> None:
-        """Make prompts known: from now on they go by `Example.id`. Once per run, before they are used.
+        """Register prompts, once per run: later calls name them by `Example.id`.
 
         Raises ConfigError for a prompt without tokens.
         """
         ...
 
     def move(self, move: Move) -> None:
-        """Follow a move of the mean. The population after it has a `version` that is higher by one."""
+        """Apply a move of the mean. The `version` of later populations is higher by one."""
         ...
 
     def place(self, mean: Mapping[str, np.ndarray]) -> None:
@@ -74,7 +74,7 @@ class Engine(Protocol):
 
 
 def check_version(population: Population, version: int) -> None:
-    """Raise EngineError if `population` lies around another mean than that of `version` moves."""
+    """Raise EngineError if `population` was made around the mean of another version."""
     around_the_mean = population.with_mean or population.subspace is not None
     if around_the_mean and population.version != version:
         raise EngineError(
@@ -84,7 +84,7 @@ def check_version(population: Population, version: int) -> None:
 
 
 def check_known(names: Iterable[str], known: object) -> None:
-    """Raise EngineError for a prompt that `add_prompts` has not made known."""
+    """Raise EngineError for a prompt that `add_prompts` has not registered."""
     for name in names:
         if name not in known:  # type: ignore[operator]
             raise EngineError(f"prompt {name!r} is not known to the engine; pass its example to add_prompts")

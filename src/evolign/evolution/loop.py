@@ -3,8 +3,8 @@
     draw -> [ask -> fitness (prompts, completions, rewards) -> direction -> measure -> move] x steps
          -> validate -> record
 
-It knows vectors and numbers: prompts and completions are the fitness's, models the engine's, files the run
-directory's. Every step is seen here; nothing calls back into it.
+The loop handles vectors and numbers. The fitness handles prompts and completions, the engine models, and the
+run directory files. Every step is visible here; nothing calls back into the loop.
 """
 
 import time
@@ -31,7 +31,7 @@ class Outcome:
 def evolve(fitness: Fitness[Any, Any], search: Search) -> Outcome:
     """Maximise `fitness` from where `search` stands: at a new start, or at the newest checkpoint.
 
-    Raises ConfigError, RewardError, EngineError or RunError; what was checkpointed before is then intact.
+    Raises ConfigError, RewardError, EngineError or RunError; checkpoints written before that stay intact.
     """
     search.start(fitness)
     state = search.state

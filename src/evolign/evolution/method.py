@@ -1,4 +1,7 @@
-"""ESSA from end to end: warm start, evolution of the adapter, test, export (arXiv 2507.04453v3)."""
+"""`method: evolution` from end to end: warm start, evolution of the adapter, test, export.
+
+ESSA (arXiv 2507.04453v3) is a recipe of it.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One generation: the prompts that go into it and the numbers that come out."""
+"""The prompts of a generation, and the scores of its completions."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The loop's memory: strategy, best mean and counters, kept in the run directory's checkpoints."""
+"""The state of a search: strategy, best mean and counters, saved in the run directory's checkpoints."""
 
 import time
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class State(Tally):
 
 
 class Search:
-    """The loop's memory: state, strategy, mean and best mean, kept in the run directory."""
+    """The state of a search, which the loop advances: strategy, mean, best mean and counters."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Search:
         return self.mean.version, self.state.generation
 
     def stop_reason(self) -> str:
-        """Which limit has been reached; empty while there is none. Costs end no run before its first step."""
+        """The limit that has been reached; empty if none. Costs end no run before its first step."""
         limits, state = self._config.evolution, self.state
         if state.generation >= limits.generations:
             return f"generations = {limits.generations}"
@@ -151,7 +151,7 @@ class Search:
         self._seconds_update = time.perf_counter() - started
 
     def describe(self, values: FitnessValues, cost: Cost) -> dict[str, Any]:
-        """The row of a generation, by its last step; warns when it carries no information."""
+        """The row of metrics.jsonl for a generation, from its last step. Warns if fitness was flat."""
         state = self.state
         failed = cost.timeouts + cost.crashes
         if failed >= FAILED_WARNING * cost.completions and not state.warned_of_failures:

@@ -1,8 +1,8 @@
 """`strategy.sigma: auto`: the step size that changes a set share of completions.
 
 The singular values of A and B differ in scale between models, ranks and warm starts by orders of magnitude
-(the paper does not report its step size). What is comparable is how often a perturbation changes what the
-model says under the same sampling noise, so that is what a user sets and what is measured here, once.
+(the paper does not report its step size). What models have in common is how often a perturbation changes a
+completion under the same sampling noise. So users set this share, and it is measured here, once.
 """
 
 import math
@@ -32,13 +32,13 @@ PROBES = 12
 
 @dataclass(frozen=True)
 class Calibration:
-    """The step size found, what was measured there, and what finding it cost."""
+    """The calibrated step size, the value measured there, and the cost."""
 
     sigma: float
     value: float
     """What was measured at `sigma`: a change rate, or a divergence."""
     words: str
-    """The same in words, for the terminal."""
+    """The value in words, for the terminal."""
     cost: Cost
     seconds: float
 
@@ -129,9 +129,9 @@ def divergence_per_square(direction: Direction, measure: Callable[[float], float
     """The divergence of a short step along `direction`, over the square of its scale.
 
     `measure(scale)` is the divergence of one step, in nats per completion. It is quadratic for short steps
-    only, so it is taken from a step of about the wanted divergence, beginning at the first guess. The first
-    measurement stands where no such step is found: in bfloat16 the divergence of long completions may not
-    fall below what rounding makes of it. Raises ValueError for a direction without a guess.
+    only, so it is taken from a step of about the wanted divergence, beginning at the first guess. If there is
+    no such step, the first measurement is used: in bfloat16, rounding may keep the divergence of long
+    completions above it. Raises ValueError for a direction without a guess.
     """
     if direction.scale is None:
         raise ValueError("direction.scale is None; give a first guess")

@@ -1,4 +1,4 @@
-"""What a judge is: questions in, answers out, in any order."""
+"""The protocol of a judge: it answers questions, in any order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What an LLM said, or why it said nothing."""
+    """The text of an LLM, or the reason if there is none."""
 
     text: str | None
     problem: str = ""
-    """Why there is no text."""
+    """The reason if there is no text."""
     retries: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -66,13 +66,13 @@ class Judge(Protocol):
     name: str
 
     def estimate(self, questions: Sequence[Question]) -> Estimate | None:
-        """What these questions cost; None where they cost nothing worth telling."""
+        """The cost of these questions; None if they cost nothing."""
         ...
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """The answer to every question with its number, in the order in which they come.
 
-        Raises JudgeError where going on is of no use; what was answered before is kept.
+        Raises JudgeError if further calls would fail too; earlier answers are kept.
         """
         ...
 

@@ -27,7 +27,7 @@ SCRIPT = re.compile(r".+\.py:\w+")
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judge said of all pairs."""
+    """The verdicts of a judge on all pairs."""
 
     summary: dict[str, Any]
     """Counts, `win_rate` with `_low` and `_high`, agreement, biases, costs: see docs/evaluation.md."""

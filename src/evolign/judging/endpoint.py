@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint as judge: several calls at once, retries, a key that goes nowhere else."""
+"""Any OpenAI-compatible endpoint as judge: concurrent calls, retries, and a key that is sent nowhere else."""
 
 import json
 import os
@@ -164,7 +164,7 @@ class Endpoint:
         return told
 
     def _without_key(self, text: str) -> str:
-        """A text without the key, should a server send it back."""
+        """A text without the key, in case a server sends it back."""
         return text.replace(self._key, "***") if self._key else text
 
     def _line(self, error: object) -> str:

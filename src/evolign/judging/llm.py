@@ -1,4 +1,4 @@
-"""A judge that is asked in words: template, cache, and whatever replies."""
+"""A judge that is an LLM: a template, a cache, and a backend that replies."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from evolign.judging.template import Template
 
 CHARACTERS_PER_TOKEN = 4
 FAILURES_IN_A_ROW = 8
-"""After so many calls without a reply, and none with one in between, the judge is given up."""
+"""After this number of consecutive calls without a reply, no further call is made."""
 
 
 class LlmJudge:

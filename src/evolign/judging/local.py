@@ -9,7 +9,7 @@ from evolign.errors import ConfigError
 from evolign.judging.base import Messages, Reply
 
 ROWS_AT_ONCE = 64
-"""Conversations between two signs of life."""
+"""Conversations per call of the engine; progress is shown after each call."""
 
 
 class LocalModel:

@@ -1,4 +1,4 @@
-"""Who is compared with whom: rows of two evaluations, or of one and its references, matched by example."""
+"""Pairing completions: rows of two evaluations, or of one and its references, matched by example."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

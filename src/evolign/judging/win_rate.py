@@ -1,4 +1,4 @@
-"""From verdicts to a win rate, and to how far the judge can be trusted."""
+"""The win rate of verdicts, and the agreement and biases of the judge."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a tensor occupies, whatever it stands for: a quantised weight is kept as several plain tensors."""
+"""The bytes of a tensor: a quantised weight is stored as several plain tensors."""
 
 from collections.abc import Iterator
 from typing import Any

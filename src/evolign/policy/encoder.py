@@ -1,4 +1,4 @@
-"""From prompts to token ids, and from tokens to text. It needs a tokenizer and no model."""
+"""Encoding prompts as token ids and decoding tokens as text, which needs a tokenizer but no model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ class EncodedPrompts:
         self._token_ids: dict[str, list[int]] = {}
 
     def add(self, examples: Iterable[Example]) -> None:
-        """Encode what is new. Raises ConfigError for a prompt without tokens."""
+        """Encode new prompts. Raises ConfigError for a prompt without tokens."""
         for example in examples:
             if example.id in self._prompt and self._prompt[example.id] == example.prompt:
                 continue

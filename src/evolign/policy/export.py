@@ -1,4 +1,4 @@
-"""The result as others load it: a PEFT adapter or model folder with a model card, or merged weights."""
+"""Export: a PEFT adapter or a model folder, with a model card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ PIPELINES = {
 
 
 def write_adapter(adapter: Adapter, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write `adapter` and a card that tells its `summary` (the contents of result.json)."""
+    """Write `adapter` and a card that shows its `summary` (the contents of result.json)."""
     adapter.write(folder)
     base = adapter.config["base_model_name_or_path"]
     by_evolution = "exported_generation" in summary
@@ -111,7 +111,7 @@ def _exported(summary: Mapping[str, Any]) -> str:
 def merge(base: BaseModel, adapter: Path, out: Path) -> None:
     """Write the base model with the adapter folded into its weights, and its tokenizer.
 
-    Raises ConfigError for quantised weights, which cannot take an adapter in without being rounded again.
+    Raises ConfigError for quantised weights, which merging would round again.
     """
     from peft import PeftModel
 

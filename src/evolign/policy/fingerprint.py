@@ -1,4 +1,4 @@
-"""A short hash by which a run knows its base model again."""
+"""A short hash by which a run recognises its base model."""
 
 import hashlib
 from typing import Any

@@ -21,7 +21,7 @@ METHOD = "evolign_nf4"
 BLOCK = 64
 """Weights that share a scale."""
 SCALES = 256
-"""Scales that share one of their own, at most."""
+"""The most scales that share a scale of their own."""
 
 
 class Nf4WeightOnly(AOBaseConfig):

@@ -21,7 +21,7 @@ from evolign.errors import ConfigError
 from evolign.policy.bytes import stored_tensors
 
 BITS = {"int8": 8.0, "int4": 4 + 8 / 64}
-"""Of storage per weight: the code and, for int4, its share of the block's scale."""
+"""Bits of storage per weight: the code and, for int4, its share of the block's scale."""
 BYTES_PER_ROW = {"int8": 5, "int4": 0}
 """The scale of a row and its zero point."""
 

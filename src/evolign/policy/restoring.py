@@ -1,4 +1,4 @@
-"""What training libraries are not to leave behind: traces on a model, chatter on the terminal."""
+"""Undoing what training libraries change in a model, the environment and the terminal."""
 
 import contextlib
 import copy
@@ -40,12 +40,12 @@ def given_back(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _flags(module: nn.Module) -> dict[str, Any]:
-    """What can be switched or turned in a module, such as the share of a dropout."""
+    """The settings of a module that training may change, such as the probability of a dropout."""
     return {name: value for name, value in vars(module).items() if isinstance(value, bool | float)}
 
 
 def on_one_gpu(arguments: Any, device: torch.device) -> Any:
-    """The same TrainingArguments, for one GPU: by itself the Trainer spreads every batch over all it sees.
+    """The same TrainingArguments for one GPU. By default the Trainer uses all GPUs.
 
     Raises ConfigError for another GPU than the first, to which the Trainer would move the model.
     """
@@ -61,7 +61,7 @@ def on_one_gpu(arguments: Any, device: torch.device) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the trainers' chatter off the terminal and the network, and restore the environment."""
+    """Silence the trainers on the terminal and the network, and restore the environment."""
     import datasets
     import transformers
 

@@ -1,4 +1,4 @@
-"""How many CPU threads a model gets, so that nobody needs to know OMP_NUM_THREADS."""
+"""The number of CPU threads of a model, so that users need not set OMP_NUM_THREADS."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Check: proof that a task's reward tells a right completion from garbage (`evolign check`)."""
+"""`evolign check`: whether a task's reward scores right completions higher than garbage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class RewardReport:
     gold: float
     empty: float
     shuffled: float
-    """Each example with another one's gold completion."""
+    """Mean reward of each example with another example's gold completion."""
     random: float
     bare: float
     """The answer alone, unmarked; NaN where the rows have no column `answer`."""
@@ -60,7 +60,7 @@ class RewardReport:
 
 
 def gold_completion(example: Example) -> str | None:
-    r"""A completion that the reward must like, None if the example holds nothing to make one of.
+    r"""A completion that the reward must score high; None if the example has no reference or answer.
 
     It is the reference completion, else the column `solution` (TRL's name), else the column
     `answer`, marked as the answer in the two ways that are customary: `\boxed{N}` and `#### N`.

@@ -1,4 +1,4 @@
-"""From the name of a reward to its function."""
+"""Loading the function of a reward by its name."""
 
 import importlib
 import importlib.util

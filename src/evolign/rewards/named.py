@@ -1,4 +1,4 @@
-"""The rewards that recipes name: answers that are right, and overlap with a reference."""
+"""The rewards that recipes can name: right answers, and overlap with a reference."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,6 +1,6 @@
-"""The driver's end of one worker process: start it, hand it jobs, hear from it, kill it.
+"""The driver's end of one worker process: start it, send it jobs, receive outcomes, kill it.
 
-`scoring.py` decides who gets what; the child's end is `reward_worker.py`.
+`scoring.py` assigns the jobs; the child's end is `worker.py`.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class RewardProcess:
             self.process = subprocess.Popen(
                 # -P: nothing in the working directory may pass for a standard module.
                 [sys.executable, "-P", "-c", program],
-                stdin=subprocess.PIPE,  # closes with this process: see reward_worker.py
+                stdin=subprocess.PIPE,  # closes with this process: see worker.py
                 stdout=STDERR,  # what a reward prints is not the program's output
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is ours to handle; killpg reaches its children
@@ -63,11 +63,11 @@ class RewardProcess:
 
     @property
     def died_idle(self) -> bool:
-        """Whether it ended without a job: an idle worker has nothing else to say."""
+        """Whether it ended without a job: an idle worker sends nothing else."""
         return self.ready and self.job is None and self.connection.poll()
 
     def send(self, job: int, items: list[Item]) -> None:
-        """Hand out the job; `receive` says what it came to."""
+        """Send a job; `receive` returns its outcome."""
         self.job = job
         columns_of = [_columns(example) for example, _ in items]
         self._send(
@@ -83,7 +83,7 @@ class RewardProcess:
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def receive(self) -> Outcome | None:
-        """The outcome of the job, or None where the worker only says that it is ready.
+        """The outcome of the job, or None if the worker only reports that it is ready.
 
         Raises ConfigError where the reward cannot be loaded, RewardError where it is broken.
         """
@@ -133,7 +133,7 @@ class RewardProcess:
 
 
 def _columns(example: Example) -> dict[str, Any]:
-    """What the reward gets to know of a row: its columns, and its reference completion if it has one."""
+    """The columns of a row for the reward, with its reference completion if it has one."""
     reference = {} if example.completion is None else {REFERENCE: example.completion}
     return {**reference, **example.columns}
 

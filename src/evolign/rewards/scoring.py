@@ -4,7 +4,7 @@
         scores = scorer.score(examples, texts)
 
 Completions go to the workers in chunks. A chunk whose call hangs or kills its process is halved
-and tried again, so that only the completions that are to blame fail. All chunks of one round are
+and tried again, so that only the completions that cause it fail. All chunks of one round are
 done before the next round starts, so the outcome does not depend on which worker was faster. Where
 most chunks hang but their halves do not, the reward is slow, and later chunks are half as large.
 """
@@ -30,7 +30,7 @@ MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call ma
 
 @dataclass(frozen=True)
 class Scores:
-    """What a reward says of completions."""
+    """The scores of completions, and what scoring them took."""
 
     values: np.ndarray
     """float64, one per completion; NaN where the reward returned None (not applicable)."""
@@ -129,7 +129,7 @@ class Scorer:
         scored = [self.failure_score] * len(items)
 
         def fails(chunks: list[list[int]]) -> list[tuple[list[int], str]]:
-            """Enter what the reward says of the chunks; those for which it fails, and how."""
+            """Store the values of the chunks; return the chunks that fail, and how."""
             failed = []
             outcomes = self._run([[items[i] for i in chunk] for chunk in chunks])
             for chunk, outcome in zip(chunks, outcomes, strict=True):
@@ -175,7 +175,7 @@ class Scorer:
         return [outcomes[i] for i in range(len(chunks))]
 
     def _receive_news(self, workers: Sequence[RewardProcess], outcomes: dict[int, Outcome]) -> None:
-        """Wait until a worker answers, dies or runs out of time, and enter what its job came to."""
+        """Wait until a worker answers, dies or runs out of time, and store the outcome of its job."""
         busy = [worker for worker in workers if not worker.ready or worker.job is not None]
         nearest = min(worker.deadline for worker in busy)
         readable = wait([worker.connection for worker in busy], max(0.0, nearest - time.monotonic()))

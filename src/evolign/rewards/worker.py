@@ -91,7 +91,7 @@ def call_reward(
     completions: list[Any],
     columns: dict[str, list[Any]],
 ) -> list[float | None]:
-    """What the reward says of the completions; RewardError if it breaks its contract."""
+    """The rewards of the completions; RewardError if the function breaks its contract."""
     try:
         returned = reward(prompts=prompts, completions=completions, **columns)
         if inspect.isawaitable(returned):  # TRL accepts `async def` rewards

@@ -1,1 +1,1 @@
-"""Run directories: what a run writes, counts, records of itself and shows while it runs."""
+"""Run directories: their files, costs, provenance, and progress while a run is working."""

@@ -13,18 +13,18 @@ SIGNALS = {"fitness_of_mean": "reward", "reward_mean": "reward", "loss": "loss"}
 
 
 class Progress(Protocol):
-    """Who watches a run: a terminal, a notebook, a test."""
+    """Shows the progress of a run, on a terminal or elsewhere."""
 
     def say(self, text: str) -> None:
-        """Something that the user should read."""
+        """Show a message to the user."""
         ...
 
     def begin(self, total: int, max_minutes: float | None = None) -> None:
-        """How many generations or steps there will be at most, and how many minutes."""
+        """Announce the most generations or steps, and minutes, that the run will take."""
         ...
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """The row that has just been appended to metrics.jsonl."""
+        """Show the row that has just been appended to metrics.jsonl."""
         ...
 
 

@@ -48,7 +48,7 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
 
 
 def _told(value: Any) -> Any:
-    """What is no JSON, in a form that is the same in every process."""
+    """A value that is not JSON, as text that is the same in every process."""
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
     plain = getattr(type(value), "__repr__", None) is object.__repr__

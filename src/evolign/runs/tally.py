@@ -7,7 +7,7 @@ from evolign.types import Cost
 
 
 class CostLimits(Protocol):
-    """Where a run ends, whatever it has reached."""
+    """The costs at which a run ends."""
 
     max_completions: int | None
     max_minutes: float | None
@@ -44,7 +44,7 @@ class Tally:
         self.crashes += cost.crashes
 
     def reached(self, limits: CostLimits) -> str:
-        """Which cost limit has been reached; empty while there is none."""
+        """The cost limit that has been reached; empty if none."""
         if limits.max_completions and self.completions >= limits.max_completions:
             return f"max_completions = {limits.max_completions}"
         if limits.max_minutes and self.seconds >= 60 * limits.max_minutes:
@@ -52,7 +52,7 @@ class Tally:
         return ""
 
     def costs(self) -> dict[str, Any]:
-        """What result.json says of them."""
+        """The costs as result.json has them."""
         return {
             "completions": self.completions,
             "validation_completions": self.validation_completions,

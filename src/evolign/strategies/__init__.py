@@ -1,4 +1,4 @@
-"""Evolution strategies: they know vectors and numbers, and nothing of models or tasks.
+"""Evolution strategies, which handle vectors and numbers, not models or tasks.
 
 The keys below are the values of `strategy.name` and the names of the modules.
 """
@@ -28,7 +28,7 @@ def build_strategy(
     """The strategy that `config` names, at the origin of a space of `dim` dimensions.
 
     `sigma` is the initial step size as a number: `config.sigma` may still say "auto". With `subspaces`, `dim`
-    is that of a subspace, and the strategy has to be one that can search in them.
+    is that of a subspace, and the strategy must support subspaces.
     """
     options = config.model_dump(exclude={"name", "sigma"})
     if subspaces:

@@ -1,6 +1,6 @@
-"""What every strategy offers to the loop: ask for candidates, tell their fitness.
+"""The protocol of a strategy: ask for candidates, tell their fitness.
 
-The rules that the contract tests hold every strategy to:
+Contract tests check these rules for every strategy:
 
 - Fitness is maximised, and the search starts at theta = 0.
 - All randomness is that of `seeding.stream(seed, "strategy", generation)`.
@@ -39,8 +39,8 @@ class Strategy(Protocol):
 
     @property
     def mean(self) -> np.ndarray:
-        """theta_D, float64: the point that the search stands for. In subspaces it is 0, shape (K,): the
-        coordinates are those of a step of the mean, and whoever follows the moves knows where it is."""
+        """theta_D, float64: the mean of the search. In subspaces it is 0, shape (K,), because coordinates are
+        those of a step of the mean; `Mean` follows the moves to the point itself."""
 
     @property
     def sigma(self) -> float:
@@ -51,7 +51,7 @@ class Strategy(Protocol):
         of a subspace."""
 
     def direction(self, theta_NK: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
-        """Where `tell` would move the mean, if it has to know first how far a step goes; None: it need not.
+        """Where `tell` would move the mean, if `tell` needs the divergence of a step; else None.
 
         Changes nothing. Raises what `tell` raises.
         """
@@ -66,13 +66,13 @@ class Strategy(Protocol):
         """End the generation and return how the mean moves; None: it stays where it is.
 
         `theta_NK` is what ask returned; the higher the fitness the better. The step size of the next
-        generation is `step_scale` times what the strategy makes of it. `divergence` is that of a step along
+        generation is `step_scale` times the strategy's own. `divergence` is that of a step along
         `direction`, in nats per completion and per square of its scale. Raises ValueError, and changes
         nothing, where `theta_NK` is something else or `fitness_N` is not N finite numbers.
         """
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All that changes over a run, as number arrays: `np.savez` holds them without pickle."""
+        """All state that changes during a run, as arrays of numbers that `np.savez` stores without pickle."""
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue bit for bit where `state` was taken; `self` was built with the same arguments.

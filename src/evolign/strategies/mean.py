@@ -1,4 +1,4 @@
-"""The mean of a search: a point that follows moves, to the same bits wherever they are applied."""
+"""The mean of a search. It applies moves, with the same bits in every process."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,7 +8,7 @@ from evolign.errors import RunError
 from evolign.types import Jump, Move, Step
 
 Lift = Callable[[np.ndarray, int | None, np.ndarray], np.ndarray]
-"""`lift(mean_D, subspace, step_K)` is the step of the whole space that coordinates stand for."""
+"""`lift(mean_D, subspace, step_K)` maps coordinates in a subspace to a step of the whole space."""
 
 
 def identity(mean_D: np.ndarray, subspace: int | None, step_K: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ class Mean:
         return self._point_D
 
     def follow(self, move: Move, lift: Lift = identity) -> None:
-        """Make `move`. See `Step` for the arithmetic, whose order is part of the contract."""
+        """Apply `move`. See `Step` for the arithmetic, whose order is part of the contract."""
         self._point_D = move.point_D.copy() if isinstance(move, Jump) else self._moved(move, lift)
         self.version += 1
 
@@ -59,7 +59,7 @@ class Mean:
         return self._point_D + step.length * first_D / (np.sqrt(self._second_D / debias2) + 1e-8)
 
     def place(self, point_D: np.ndarray, version: int) -> None:
-        """Stand at another point, without momentum."""
+        """Set the mean to another point, without momentum."""
         self.load_state_dict(Mean.at(point_D, version).state_dict())
 
     @classmethod

@@ -6,16 +6,15 @@ subtracted. Antithetic pairs, centred ranks and Adam follow Salimans et al., "Ev
 as a Scalable Alternative to Reinforcement Learning", arXiv 1703.03864.
 
 Differs from the papers: perturbations are of the search vector theta, not of the network's weights
-or of the sampled text; no weight decay; a generation of equal fitness changes nothing, while Adam's
-momentum alone would move on. Fitness is z-scored by default, so that neither learning rate nor
+or of the sampled text; no weight decay; a generation of equal fitness changes nothing, while Adam
+would still move by its momentum. Fitness is z-scored by default, so that neither learning rate nor
 momentum depend on the scale of the reward.
 
-In a space too large for candidates of their own, those of a step share a random K-dimensional subspace. An
-estimate needs of N candidates only what they differ in, which is less than N dimensions; so with K >= N / 2
-nothing is lost: their directions are as random, but one basis and K numbers each describe them. The next step
-draws the next basis (as random subspaces do in gradient-free optimisation: Nesterov and Spokoiny 2017; Kozak
-et al. 2021). Mean and momentum are those of the whole space; they belong to whoever follows the moves, since
-the strategy needs neither of them for its next step.
+In a large space, the candidates of a step lie in a random K-dimensional subspace: a basis and K numbers
+each describe them. N antithetic candidates have N / 2 directions, so nothing is lost if K >= N / 2. Every
+step draws a new basis, as in gradient-free optimisation by random subspaces (Nesterov and Spokoiny 2017;
+Kozak et al. 2021). Mean and momentum are those of the whole space. `Mean` keeps them,
+since the strategy needs neither for its next step.
 """
 
 from collections.abc import Mapping
@@ -44,9 +43,9 @@ class OpenAiEs:
     Gaussian ones and look in N different directions (Choromanski et al. 2018), as long as N <= D.
 
     `trust_region` follows the momentum itself: Adam's rule with one second moment for all coordinates, which
-    is that of the divergence a step along the estimate would cause. So a usual step moves the policy by that
-    many nats; with momentum by less the more estimates disagree, without it by less the smaller they become.
-    An estimate far beyond those before it counts as one that moves by `LONGEST` times as much.
+    is that of the divergence that a step along the estimate would cause. So a usual step moves the policy by
+    that many nats. With momentum, steps become shorter where estimates disagree; without it, where estimates
+    become smaller. An estimate moves the policy by at most `LONGEST` times the trust region.
 
     >>> strategy = OpenAiEs(dim=3, population=8, sigma=0.1, seed=0, learning_rate=0.5)
     >>> theta_ND = strategy.ask()
@@ -119,7 +118,7 @@ class OpenAiEs:
         return self._mean.point + self._sigma * self._noise()
 
     def direction(self, theta_NK: np.ndarray, fitness_N: np.ndarray) -> Direction | None:
-        """The estimate, for a trust region; a step along it with the divergence of a usual one is wanted."""
+        """The gradient estimate, for a trust region; its divergence should be that of a usual step."""
         gradient_K = self._estimate(theta_NK, fitness_N)
         if self._optimizer != "trust_region" or gradient_K is None:
             return None
@@ -134,7 +133,7 @@ class OpenAiEs:
         step_scale: float = 1.0,
         divergence: float | None = None,
     ) -> Move | None:
-        """One step of the optimiser along the estimate; a trust region needs the `divergence` of one."""
+        """Take one step of the optimiser along the estimate; a trust region needs `divergence`."""
         gradient_K = self._estimate(theta_NK, fitness_N)
         if self._optimizer == "trust_region" and gradient_K is not None and divergence is None:
             raise ValueError(

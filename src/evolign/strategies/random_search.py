@@ -1,9 +1,9 @@
-"""Random search: candidates around the starting point, the best one wins. The sanity baseline.
+"""Random search: keep the best of random candidates around the starting point. A baseline.
 
 A strategy that does not beat it at an equal number of evaluations has learned nothing.
 
-Fitness is taken at its word. Where it is noisy, the highest value seen is partly luck, so the
-incumbent is worse than its recorded fitness, and a lucky generation is hard to displace.
+Fitness is assumed to be exact. If it is noisy, the highest value is partly luck: the incumbent is
+worse than its recorded fitness, and hard to replace.
 """
 
 from collections.abc import Mapping

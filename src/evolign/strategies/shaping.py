@@ -1,6 +1,6 @@
-"""From fitness to the weights of the perturbations: pure functions fitness_N -> weight_N.
+"""Shaping: pure functions that map fitness_N to the weights of the perturbations, weight_N.
 
-Every one of them sums to zero, so that adding a constant to the fitness changes nothing.
+The weights sum to zero, so that adding a constant to the fitness changes nothing.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def centred_rank(fitness_N: np.ndarray) -> np.ndarray:
 def by_rank(fitness_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
     """Give the best candidate `weight_N[0]`, the next one `weight_N[1]`, and so on.
 
-    Candidates of equal fitness share the average of the weights that they occupy.
+    Candidates of equal fitness get the average of their weights.
     """
     _, group_N, size_G = np.unique(-fitness_N, return_inverse=True, return_counts=True)
     weight_G = np.bincount(np.sort(group_N), weights=weight_N) / size_G

@@ -1,7 +1,7 @@
 """Tasks: prompts and a reward, no models.
 
-A task is any object with the attributes of `evolign.tasks.base.Task`. The rewards live in
-`rewards.py`, are executed by the worker processes of `scoring.py`, and are proved by `check.py`.
+A task is any object with the attributes of `evolign.tasks.base.Task`. Its reward is a name or a function,
+which `evolign.rewards` loads and runs.
 """
 
 from typing import TYPE_CHECKING, Any

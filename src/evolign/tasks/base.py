@@ -1,7 +1,4 @@
-"""What a task is, and what holds for every task.
-
-Tasks are protocols, not base classes: anything with these attributes is one.
-"""
+"""The protocol of a task, and the checks that hold for every task."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +13,11 @@ class Task(Protocol):
     """Prompts in disjoint splits, and the reward that scores their completions."""
 
     train: list[Example]
-    """What is evolved or trained on."""
+    """Rows to evolve or train on."""
     validation: list[Example]
-    """What the search is watched on; no prompt of it is in `train`."""
+    """Rows that select the exported policy; none of their prompts is in `train`."""
     test: list[Example]
-    """What a result is reported on; may be empty."""
+    """Rows that the result is reported on; may be empty."""
     warmup: list[Example]
     """Examples with a `completion`, for the supervised warm start; may be empty."""
 
@@ -34,12 +31,12 @@ class Task(Protocol):
 
 
 def examples(task: Task) -> list[Example]:
-    """The rows of a task that a run samples completions of: those of train, validation and test."""
+    """The rows that a run samples completions for: those of train, validation and test."""
     return [*task.train, *task.validation, *task.test]
 
 
 def ids(examples: Iterable[Example]) -> list[str]:
-    """What prompts are called on the way to an engine."""
+    """The ids by which an engine knows the prompts of `examples`."""
     return [example.id for example in examples]
 
 

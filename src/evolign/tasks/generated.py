@@ -1,4 +1,4 @@
-"""What the generated tasks draw with: options by a generator, splits by a hash."""
+"""Drawing for generated tasks: options by a generator, splits by a hash."""
 
 import zlib
 from collections.abc import Sequence

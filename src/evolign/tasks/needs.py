@@ -1,4 +1,4 @@
-"""Whether a task has what a method learns from."""
+"""Checking that a task has the rows that a method needs."""
 
 from collections.abc import Sequence
 

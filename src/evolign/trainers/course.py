@@ -1,4 +1,4 @@
-"""The common course of all methods that train by gradients: a table of contents."""
+"""The course of a training run, which all methods that train by gradients share."""
 
 import contextlib
 from collections.abc import Callable

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
 
 
-def with_something_to_learn(
+def with_target_tokens(
     rows: list[dict[str, Any]], completion: str, max_length: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """Drop rows whose column `completion` has no target tokens after truncation, with a warning.

@@ -1,8 +1,8 @@
-"""ESO and its family: supervised fine-tuning joined by a loss on responses that the policy itself gives.
+"""ESO and its family: supervised fine-tuning plus a loss on responses that the policy samples.
 
     L = L_sft + lambda * L_objective        (equation 9 of Huang et al., COLING 2025, for ESO)
 
-One trainer, on top of TRL's SFTTrainer; the methods differ in one entry of `OBJECTIVES` in `losses.py`.
+One trainer, on top of TRL's SFTTrainer. The methods differ only in their entry of `OBJECTIVES` (`losses.py`).
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Responses:
 
 
 class OnPolicy(Sft):
-    """SFTTrainer whose loss an on-policy objective joins.
+    """SFTTrainer with an on-policy objective added to its loss.
 
     The prompts are those of the rows that the supervised loss is on. Where training prompts have no reference
     completions (and the supervised loss is on warm-up rows), as many training prompts are drawn instead.
@@ -83,7 +83,7 @@ class OnPolicy(Sft):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The supervised loss, and lambda times the objective once its epoch has come."""
+        """The supervised loss, plus lambda times the objective from its first epoch on."""
         index = inputs.pop("index")
         loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         if self._options.weight == 0 or not self._has_come():
@@ -103,7 +103,7 @@ class OnPolicy(Sft):
         return dict(self._collate(plain)) | {"index": [row["index"] for row in rows]}
 
     def _has_come(self) -> bool:
-        """Whether this epoch has the objective."""
+        """Whether the objective is part of the loss in this epoch."""
         epoch = int(self.state.epoch or 0) + 1
         first = self._options.from_epoch
         result: bool = epoch >= (self.state.num_train_epochs if first == "last" else first)

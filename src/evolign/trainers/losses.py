@@ -9,8 +9,8 @@ all, with P prompts, J responses of each, and T tokens.
 - `baseline_P`, float: reward of each prompt's greedy response. Only `self_critical` reads it.
 - `log_probability`: of a response, the sum over its tokens or their mean.
 
-A response whose reward does not apply, or that has no tokens, is left out of everything, as if it had not
-been sampled. The loss is a scalar, to be minimised, the mean over prompts. A prompt that says nothing (for
+A response whose reward does not apply, or that has no tokens, is ignored, as if it had not
+been sampled. The loss is a scalar, to be minimised, the mean over prompts. An uninformative prompt (for
 `self_critical`: no response is left, or no baseline; for the others: fewer than two responses are left, or
 their rewards are all equal) adds exactly 0 and still counts in that mean.
 Rewards are constants: no gradient flows into them.
@@ -30,7 +30,7 @@ CERTAINTY = 1e-6
 
 
 class Loss(Protocol):
-    """What the losses of this module have in common; see the module."""
+    """The signature of the losses of this module; see the module."""
 
     def __call__(
         self,
@@ -150,7 +150,7 @@ def rrhf(
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, and which responses it wants beside the sampled ones."""
+    """A loss, and the responses that it needs beside the sampled ones."""
 
     loss: Loss
     wants_reference: bool = False

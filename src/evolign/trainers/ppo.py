@@ -40,7 +40,7 @@ def ppo(config: PpoConfig, run: RunDir, task: Task, base: BaseModel, progress: P
 
 @dataclass(frozen=True)
 class Batch:
-    """B completions and all that the updates on them need; float tensors (B, T), zero beyond an end."""
+    """B completions and the tensors for the updates on them: float, (B, T), zero beyond an end."""
 
     prompts: list[list[int]]
     token_ids: list[tuple[int, ...]]
@@ -52,7 +52,7 @@ class Batch:
 
 
 class Ppo(Resumable, Trainer):
-    """A Trainer whose rows are its optimiser steps: each says which part of which batch it is on."""
+    """A Trainer whose data set has one row per optimiser step: the number of a mini-batch and its batch."""
 
     def __init__(self, session: PolicySession) -> None:
         self.session: PolicySession = session
@@ -107,7 +107,7 @@ class Ppo(Resumable, Trainer):
         return total
 
     def _rows_of(self, number: int, part: int, count: int) -> list[int]:
-        """The completions of one mini-batch: each pass over the batch has its own order."""
+        """The completions of one mini-batch. Each pass over the batch has its own order."""
         epoch, piece = divmod(part, self._options.mini_batches)
         order = stream(self._config.seed, "mini-batches", number, epoch).permutation(count)
         return [int(i) for i in np.array_split(order, self._options.mini_batches)[piece]]
@@ -152,7 +152,7 @@ class Ppo(Resumable, Trainer):
         return self._with_advantages(prompts, list(rollouts.token_ids_NPS[0].flat), score_B)
 
     def _draw(self, number: int) -> list[Example]:
-        """The prompts of a batch: all of them once, in random order, before any comes again."""
+        """The prompts of a batch: every prompt is drawn once, in random order, before any is drawn again."""
         train, size = self.session.task.train, self._config.training.batch_size
         drawn = []
         for position in range(number * size, (number + 1) * size):

@@ -47,7 +47,7 @@ def gae(
         return_t = A_t + V_t                                 the value head's target
 
     `value_BT` holds V before each token. t + 1 is the response's next token; beyond the last one V and A
-    are 0. `gae_lambda` 0 is equation 17, delta_t alone; 1 is equation 18, the discounted rewards to come
+    are 0. `gae_lambda` 0 is equation 17, only delta_t; 1 is equation 18, the discounted rewards to come
     minus V_t.
     """
     mask_BT = mask_BT.bool()
@@ -119,5 +119,5 @@ def value_loss(
 
 
 def _mean(x_K: Tensor) -> Tensor:
-    """The mean, and 0, with a gradient of 0, of nothing."""
+    """The mean; 0 with a gradient of 0 if there is nothing."""
     return x_K.sum() / max(len(x_K), 1)

@@ -1,4 +1,4 @@
-"""A training run's memory: what it has cost, the best weights, and where all of it is kept."""
+"""The state of a training run: its costs, its best weights, and their checkpoints."""
 
 import math
 import time
@@ -62,12 +62,12 @@ class Session(ABC):
 
     @abstractmethod
     def evaluate(self, split: str) -> Evaluation:
-        """How good the model is on a split of the task."""
+        """Evaluate the model on a split of the task."""
 
     @property
     @abstractmethod
     def metric(self) -> str:
-        """What result.json calls the metric."""
+        """The name of the metric in result.json."""
 
     @property
     @abstractmethod
@@ -89,15 +89,15 @@ class Session(ABC):
         self._clock = time.perf_counter()
 
     def note(self, **metrics: float) -> None:
-        """Add to the row of the step that is being made."""
+        """Add to the row of the current step."""
         self._row |= metrics
 
     def add(self, **parts: float) -> None:
-        """Add up metrics of the step that is being made over its micro-batches."""
+        """Sum metrics of the current step over its micro-batches."""
         self.note(**{name: self._row.get(name, 0.0) + value for name, value in parts.items()})
 
     def end_step(self, step: int) -> None:
-        """Count a step and evaluate the model if due; `state.stopped` says which limit was reached."""
+        """Count a step and evaluate the model if due; `state.stopped` names the limit that was reached."""
         state = self.state
         state.step = step
         self._tick()
@@ -138,7 +138,7 @@ class Session(ABC):
         return {f"eval/{name}": value for name, value in found.metrics.items()}
 
     def finish(self) -> dict[str, Any]:
-        """Return to the best weights, evaluate them on the reported split, and say what result.json holds."""
+        """Restore the best weights and evaluate them; return the fields of result.json."""
         state = self.state
         self.trainable.load(best_file(self.run, state.best_step))
         split = reported_split(self.task)

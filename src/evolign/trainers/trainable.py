@@ -23,7 +23,7 @@ from evolign.policy.restoring import quiet
 from evolign.types import Example
 
 VALUE_HEAD = "value_head"
-"""A part that training may add to a model and that its result does not keep."""
+"""The name of the value head, which training may add to a model and its export leaves out."""
 REFERENCE = "reference"
 
 
@@ -99,15 +99,15 @@ class Trainable:
                 self.model.set_adapter("default")
 
     def parameters(self) -> dict[str, Tensor]:
-        """What is trained, by name."""
+        """The trained weights by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def save(self, path: Path) -> None:
-        """Write what is trained to a safetensors file."""
+        """Write the trained weights to a safetensors file."""
         save_file({name: p.detach().contiguous() for name, p in self.parameters().items()}, path)
 
     def load(self, path: Path) -> None:
-        """Set what is trained from such a file."""
+        """Load the trained weights from a safetensors file."""
         saved = load_file(path, device=str(self.base.model.device))
         with torch.no_grad():
             for name, parameter in self.parameters().items():
@@ -115,7 +115,7 @@ class Trainable:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Dropout off, for as long as the engine samples."""
+        """Switch dropout off while the engine samples."""
         training = self.model.training
         self.model.eval()
         try:
@@ -124,7 +124,7 @@ class Trainable:
             self.model.train(training)
 
     def export(self, folder: Path, summary: Mapping[str, Any]) -> None:
-        """Write the model as PEFT or transformers load it, with a card that tells `summary`."""
+        """Write the model as PEFT or transformers load it, with a card that shows `summary`."""
         if hasattr(self.model, VALUE_HEAD):
             delattr(self.model, VALUE_HEAD)
         if self.is_adapter:

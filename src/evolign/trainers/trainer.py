@@ -1,4 +1,4 @@
-"""How the Trainer of transformers serves a run: its arguments, its records, its checkpoints."""
+"""Connecting the Trainer of transformers to a run: arguments, records and checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ WEIGHTS = "trainable.safetensors"
 
 
 class Recorder(TrainerCallback):
-    """Hands the Trainer's steps to the session: counting, validation, rows, checkpoints, limits.
+    """Reports the Trainer's steps to the session, which counts, validates, logs, saves and stops.
 
     A checkpoint is written with every validation, but only between batches of completions: every
     `steps_per_batch` steps.

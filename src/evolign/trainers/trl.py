@@ -1,4 +1,4 @@
-"""The methods that TRL has: SFT, DPO and GRPO, on our rows, rewards and engine."""
+"""SFT, DPO and GRPO by TRL's trainers, on our rows, rewards and engine."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from evolign.seeding import key
 from evolign.tasks.base import Task
 from evolign.tasks.needs import pairs, solved_rows
 from evolign.trainers.course import train
-from evolign.trainers.dataset import dpo_row, with_something_to_learn
+from evolign.trainers.dataset import dpo_row, with_target_tokens
 from evolign.trainers.session import PolicySession
 from evolign.trainers.trainer import Resumable, arguments
 from evolign.types import Sampling
@@ -52,7 +52,7 @@ class Sft(Resumable, SFTTrainer):
             for i, example in enumerate(self.examples)
         ]
         limit = config.training.max_length
-        rows = with_something_to_learn(rows, "completion_mask", limit, session.progress)
+        rows = with_target_tokens(rows, "completion_mask", limit, session.progress)
         fixed = {"max_length": None, "completion_only_loss": True}
         super().__init__(
             model=trainable.model,
@@ -75,7 +75,7 @@ class Dpo(Resumable, DPOTrainer):
             dpo_row(trainable.base, example, config.training.max_length)
             for example in pairs(session.task.train, config.method)
         ]
-        rows = with_something_to_learn(rows, "chosen_ids", config.training.max_length, session.progress)
+        rows = with_target_tokens(rows, "chosen_ids", config.training.max_length, session.progress)
         options = {"beta": config.objective.beta, "loss_type": [config.objective.loss], "max_length": None}
         super().__init__(
             model=trainable.model,
@@ -135,7 +135,7 @@ class Grpo(Resumable, GRPOTrainer):
 
 
 def _grpo_arguments(config: GrpoConfig, session: PolicySession) -> dict[str, Any]:
-    """TRL counts completions where we count prompts."""
+    """TRL's arguments: it counts completions where our settings count prompts."""
     group, training = config.sampling.samples_per_prompt, config.training
     completions = config.rows_per_step
     at_once = training.micro_batch_size or completions

@@ -16,7 +16,7 @@ NAME = "evolign_decoding"
 
 
 class DecodingAttention:
-    """Puts `attend` in the place of `sdpa` in a float32 model on a CPU, until `remove`."""
+    """Replaces `sdpa` by `attend` in a float32 model on a CPU, until `remove`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._config: Any = model.config

@@ -68,7 +68,7 @@ def decode(
 
 
 def _until_end(rows: list[list[int]], eos_token_ids: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every row up to its first end-of-sequence token; what follows one has no meaning."""
+    """Cut every row after its first end-of-sequence token."""
     ends = set(eos_token_ids)
     found = []
     for row in rows:

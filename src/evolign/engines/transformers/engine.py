@@ -57,7 +57,7 @@ class TransformersEngine:
     engine is entered. "auto" is explained at `TransformersConfig`.
 
     Where the search space shares factors (`SharesFactors`), a batch mixes candidates; otherwise the engine
-    takes one candidate's adapter after the other.
+    runs one candidate's adapter after another.
     """
 
     abilities = Abilities(exact=True, reads=True, live_weights=True)
@@ -194,7 +194,7 @@ class TransformersEngine:
         need: Callable[[int], int],
         most_on_cpu: int,
     ) -> list[T]:
-        """`work(rows, whose)` on all M rows by number, with the adapters of their candidates in place."""
+        """Call `work(rows, whose)` on all M rows, with the adapters of their candidates in the model."""
         results: dict[int, T] = {}
         for numbers, slot in self._adapted(population, candidate_M):
 
@@ -207,7 +207,7 @@ class TransformersEngine:
     def _adapted(
         self, population: Population, candidate_M: Sequence[int]
     ) -> Iterator[tuple[list[int], dict[int, int]]]:
-        """Rows that run together, and by candidate the number under which its adapter is in place."""
+        """Groups of rows that run together, each with the number of every candidate's adapter."""
         space, mean_D = self._space, self._mean.point
         if isinstance(space, SharesFactors):
             if space.subspace_dim is not None:
@@ -241,7 +241,7 @@ class TransformersEngine:
         need: Callable[[int], int],
         most_on_cpu: int,
     ) -> dict[int, T]:
-        """`work` on `rows` by number, longest first, in micro-batches that fit the memory.
+        """Call `work` on `rows`, longest first, in micro-batches that fit the memory.
 
         `need(length)` estimates the bytes of a row. A batch for which the device has no memory is halved.
         """
@@ -267,7 +267,7 @@ class TransformersEngine:
         return max(1, min(most, int(self._budget // bytes_of_a_row)))
 
     def _halve(self, size: int) -> None:
-        """Continue with half the rows, for good, after the device ran out of memory."""
+        """Halve the micro-batch for the rest of the run, because the device ran out of memory."""
         if size == 1:
             raise EngineError(
                 "the device has no memory for a single completion; lower sampling.max_new_tokens or use "

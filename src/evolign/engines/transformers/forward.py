@@ -1,4 +1,4 @@
-"""Calling a model of transformers for its logits: padded prompts, and whatever its `forward` accepts."""
+"""Calling a model of transformers for its logits, with padding and the arguments that it accepts."""
 
 import inspect
 from collections.abc import Callable, Sequence

@@ -96,7 +96,7 @@ class _InPlaceLayer(DynamicLayer):
 
 
 def _with_room(states: Tensor, filled: int, tokens: int) -> Tensor:
-    """Memory for `tokens` tokens, of which the first `filled` are those of `states`."""
+    """Allocate memory for `tokens` tokens and copy the first `filled` of `states` into it."""
     rows, heads, _, size = states.shape
     larger = states.new_empty(rows, heads, tokens, size)
     larger[:, :, :filled] = states[:, :, :filled]

@@ -17,7 +17,7 @@ SMALLEST_ROWS = 32
 
 
 class OneDnnLinear:
-    """Has the large `nn.Linear` layers of `model` computed by oneDNN until `remove`."""
+    """Lets oneDNN compute the large `nn.Linear` layers of `model`, until `remove`."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [module for module in model.modules() if _suits(module)] if _available() else []
@@ -44,7 +44,7 @@ class _Forward:
 
 
 def _suits(module: nn.Module) -> bool:
-    """Whether it is a plain layer that nobody else has changed."""
+    """Whether it is an ordinary `nn.Linear` whose `forward` is unchanged."""
     if type(module) is not nn.Linear or "forward" in vars(module):
         return False
     weight = module.weight

@@ -54,7 +54,7 @@ def token_logprobs(
     completions: Sequence[Sequence[int]],
     temperature: float,
 ) -> Tensor:
-    """The same of completions that each have a prompt of their own, in one pass and with gradients.
+    """Like `read`, for one completion per prompt, in one pass and with gradients.
 
     Prompts are padded on the left and completions on the right, so that all completions begin in one column.
     """

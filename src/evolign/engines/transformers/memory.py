@@ -1,4 +1,7 @@
-"""How many rows fit: an estimate from the model's configuration, the same on every run of a machine."""
+"""How many rows fit into memory, estimated from the model's configuration.
+
+The estimate is the same on every run on a machine.
+"""
 
 import os
 from typing import Any
@@ -11,9 +14,9 @@ from evolign.policy.bytes import stored_tensors
 GIB = 2**30
 CPU_LIMIT_GB = 4.0
 MOST_ROWS_ON_CPU = 512
-"""More rows at once fall out of the processor's caches: 1,600 gave 0.8 of the tokens/s of 512."""
+"""More rows do not fit the processor's caches: 1,600 gave 0.8 of the tokens/s of 512."""
 MOST_READINGS_ON_CPU = 96
-"""The same of completions that are read, many tokens at once: 512 gave 0.7 of the tokens/s of 96."""
+"""The same limit for readings, which have many tokens at once: 512 gave 0.7 of the tokens/s of 96."""
 
 
 def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
@@ -34,7 +37,7 @@ def bytes_per_reading(model: PreTrainedModel, tokens: int, new_tokens: int) -> i
 
 
 def _cached(model: PreTrainedModel) -> int:
-    """Keys and values of one token."""
+    """Bytes of the keys and values of one token."""
     config: Any = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
@@ -45,7 +48,7 @@ def _cached(model: PreTrainedModel) -> int:
 
 
 def _activations(model: PreTrainedModel) -> int:
-    """What a layer holds of one token of many."""
+    """Activation bytes of one layer for one prompt token."""
     config: Any = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     return int((3 * inner + 6 * config.hidden_size) * model.dtype.itemsize)

@@ -18,7 +18,7 @@ from evolign.policy.spaces.base import SharedFactors
 
 
 class ScaledLora:
-    """Updates in the adapted layers of `model`; `select` says whose the rows of a batch are."""
+    """Adds updates to the adapted layers of `model`; `select` assigns a candidate to each row."""
 
     def __init__(self, model: nn.Module, factors: Iterable[SharedFactors]) -> None:
         like = next(model.parameters())
@@ -32,7 +32,7 @@ class ScaledLora:
         self._last_input: Tensor | None = None
 
     def set_factors(self, factors: Iterable[SharedFactors]) -> None:
-        """Set what candidates share, for the same layers; a population has to follow."""
+        """Set the factors that candidates share, for the same layers. Call `set_population` next."""
         begin = 0
         for layer, shared in zip(self._layers, factors, strict=True):
             layer.set_factors(shared, begin)
@@ -47,7 +47,7 @@ class ScaledLora:
             group.set_population(a_NK, b_NK)
 
     def select(self, candidate_B: Tensor) -> None:
-        """Say whose the rows of the next forward passes are."""
+        """Assign a candidate to each row of the next forward passes."""
         self._candidate_B = candidate_B
         for group in self._groups:
             group.select(candidate_B)
@@ -58,7 +58,7 @@ class ScaledLora:
             layer.remove()
 
     def _notice(self, layer: "_Layer", x: Tensor) -> None:
-        """Put the layer with the one before it if they read the same tensor; the second pass ends this."""
+        """Group a layer with the one before it if they read the same tensor; the second pass ends this."""
         if any(layer in group for group in self._noticed):
             missing = set(self._layers).difference(*self._noticed)
             self._groups = [_Group(group) for group in [*self._noticed, *([layer] for layer in missing)]]
@@ -136,7 +136,7 @@ class _Group:
             layer.group, layer.number = self, number
 
     def set_factors(self) -> None:
-        """Stack those of the layers."""
+        """Stack the factors of the layers."""
         layers = self._layers
         self._V_A_t = torch.cat([layer.V_A_t for layer in layers])
         self._Q = torch.block_diag(*(layer.Q for layer in layers))
@@ -152,7 +152,7 @@ class _Group:
         self._a_GB, self._b_GB = self._a_GN[:, candidate_B], self._b_GN[:, candidate_B]
 
     def core(self, number: int, x: Tensor) -> Tensor:
-        """Of the layer `number`, (M, R) for M = rows x tokens; computed once for all layers that read x."""
+        """The core of the layer `number`, (rows x tokens, R); computed once for all layers that read x."""
         if x is not self._x:
             self._x, self._cores = x, self._compute(x)
         if number == self._last:

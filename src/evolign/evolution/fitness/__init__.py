@@ -1,4 +1,4 @@
-"""Fitness: what a candidate is worth, from the completions of a generation.
+"""Fitness: one number per candidate, from the completions of a generation.
 
 The keys below are the values of `fitness.name` and the names of the modules.
 """

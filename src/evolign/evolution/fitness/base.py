@@ -1,4 +1,4 @@
-"""What the loop needs of a fitness: candidates in, one number each out."""
+"""The protocol of a fitness: it gives every candidate one number."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar

@@ -1,7 +1,7 @@
 """Likelihood fitness: candidates read completions instead of writing them.
 
-A completion that was sampled once, from the mean policy, tells something about every candidate: by how much
-the candidate would make it more or less likely. With ESO's signal, reward minus mean (Huang et al., COLING
+Completions are sampled once, from the mean policy. A candidate is scored by how much more or less likely it
+makes them. With ESO's signal, reward minus mean (Huang et al., COLING
 2025, equation 12), and PPO's ratio (Schulman et al. 2017, equation 7):
 
     A_ps    = R_ps - mean_s R_ps                                    for the S samples of prompt p
@@ -15,18 +15,18 @@ of zero: they are not read, but count in the mean, so that F flattens as there i
 
 Completions that were sampled several times are read once and weighed by their number.
 
-Under `evolution.prompt_sharing: per_candidate` every pair of candidates reads the samples of one prompt, and
-as many times more candidates cost the same: the estimate of the gradient suffers from too few directions long
-before it suffers from too few completions (docs/methods/likelihood.md has the variance).
+Under `evolution.prompt_sharing: per_candidate` every pair of candidates reads the samples of one prompt. With
+P prompts, P times more candidates then cost the same. More candidates reduce the variance of the gradient
+estimate more than more completions do (docs/methods/likelihood.md has the variance).
 
 The completions of a generation serve `fitness.steps` strategy steps, each with fresh candidates around the
-mean as it has become: what N candidates cannot see of D dimensions, the next N see. Ratios stay those to the
-policy that sampled, and the clip keeps the mean near it.
+moved mean, so that they cover more of the D dimensions. Ratios are always to the policy that sampled, and
+the clip keeps the mean near it.
 
-Two sizes are held in nats per completion, which mean the same for every model. How far candidates are from
-the mean, KL(mean || theta), costs nothing more to measure, and sigma is scaled towards `fitness.divergence`
-after every step. How far a step moves the mean is measured by a few more readings by one candidate, and is
-the strategy's to use (`openai_es`, `optimizer: trust_region`).
+Two sizes are set in nats per completion, a unit that means the same for every model. How far candidates are
+from the mean, KL(mean || theta), follows from the same readings. After every step, sigma is scaled towards
+`fitness.divergence`. How far a step moves the mean is measured by a few more readings of one candidate, for
+strategies that ask for it (`openai_es`, `optimizer: trust_region`).
 """
 
 from collections.abc import Sequence
@@ -189,7 +189,7 @@ class LikelihoodFitness:
         return divergence_per_square(direction, divergence_at)
 
     def _who_reads_what(self, num_candidates: int, batch: Batch) -> tuple[Readings, np.ndarray]:
-        """The readings of a population, and how much what a candidate has read counts, (N,).
+        """The readings of a population, and the weight of each candidate's readings, (N,).
 
         All candidates read everything, or every pair (n, n + N/2) a part of it: the samples of one prompt, or
         `fitness.reads` of them. The weights make up for what others read, so that all parts count alike.
@@ -209,7 +209,7 @@ class LikelihoodFitness:
     def _logprobs_of_mean(
         self, version: int, examples: Sequence[Example], token_ids: Sequence[tuple[int, ...]]
     ) -> np.ndarray:
-        """Those of completions that the mean policy has sampled, (J, T)."""
+        """log pi of completions that the mean policy sampled, (J, T)."""
         if not examples:
             return np.zeros((0, 0))
         readings = everyone_reads_everything(1, len(examples))
@@ -280,9 +280,9 @@ def everyone_reads_everything(num_candidates: int, num_completions: int) -> Read
 
 
 def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards minus their prompt's mean, (P, S), and which of them say something.
+    """Rewards minus their prompt's mean, (P, S), and which of them are informative.
 
-    Those do to which the reward applies (NaN: it does not), of prompts whose rewards are not all equal.
+    A completion is informative if the reward applies to it (is not NaN) and the rewards of its prompt differ.
     `normalise` divides by the prompt's standard deviation.
     """
     applies_PS = ~np.isnan(score_PS)

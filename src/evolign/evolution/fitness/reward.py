@@ -1,6 +1,6 @@
 """Fitness of ESSA: every candidate generates afresh, and its fitness is its mean reward (Algorithm 1).
 
-One more row is generated, the mean policy's: against it `change_rate` tells how far the candidates are apart.
+The mean policy generates too: `change_rate` is the share of completions in which candidates differ from it.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ class RewardFitness:
     def measure(
         self, direction: Direction, population: Population, values: FitnessValues, batch: Batch
     ) -> float:
-        """Rewards tell nothing of likelihoods: raises ConfigError."""
+        """Raise ConfigError, because rewards do not measure likelihoods."""
         raise ConfigError(
             "fitness.name = 'reward' cannot measure how far a step moves the policy; use a strategy that "
             "sizes its steps itself, or fitness.name = likelihood"

@@ -1,4 +1,4 @@
-"""What evolution needs to know of a search space: a protocol, so that spaces can be added."""
+"""The protocol of a search space."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,11 +39,11 @@ class SharedFactors:
 class SearchSpace(Protocol):
     """A family of adapters; theta = 0 is the adapter that the search starts from.
 
-    A space is immutable: where the search stands, `mean_D`, is handed in.
+    A space is immutable: the mean of the search, `mean_D`, is an argument.
     """
 
     dim: int
-    """D."""
+    """D, the number of dimensions."""
     subspace_dim: int | None
     """K, where the candidates of a population lie in one random subspace around the mean; None: anywhere."""
 
@@ -52,17 +52,17 @@ class SearchSpace(Protocol):
         ...
 
     def decode(self, theta_D: np.ndarray) -> "Adapter":
-        """The LoRA adapter that a point of the space stands for."""
+        """The LoRA adapter of a point of the space."""
         ...
 
     def adapters(self, population: Population, mean_D: np.ndarray) -> "Iterator[Adapter]":
-        """The adapter of every candidate in turn, the mean's last where it takes part."""
+        """The adapter of every candidate in turn; the mean's comes last if it takes part."""
         ...
 
 
 @runtime_checkable
 class SharesFactors(Protocol):
-    """What a space may offer beside `adapters`, so that a batch can mix its candidates."""
+    """An optional part of a space beside `adapters`, which lets a batch mix candidates."""
 
     def shared_factors(self, population: Population, mean_D: np.ndarray) -> Iterator[SharedFactors]:
         """What the candidates share, one per adapted layer, in a fixed order."""

@@ -1,4 +1,4 @@
-"""The search space without a dimension: one adapter as it is, or the model alone."""
+"""The search space without dimensions: one adapter as it is, or only the model."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from evolign.policy.spaces.base import SharedFactors
 from evolign.types import Population
 
 NO_ADAPTER = Adapter({}, {})
-"""What a model without an adapter is evaluated with."""
+"""The adapter of a model without one."""
 
 
 class Fixed:

@@ -1,9 +1,9 @@
 """The search space `lora`: all entries of both LoRA factors, in a subspace of their own at every step.
 
 ESSA freezes the singular vectors of A and B, which bounds what it can learn (docs/results.md). Here they
-turn. theta is a step of every entry, as in LoRA's own training, while the candidates of a step still differ
-in few shared directions: in the singular values of the factors as they are now, where much of the gradient
-lies, and in `terms` random pairs of unit vectors, new at every step, which turn the others:
+may rotate. theta is a step of every entry, as in LoRA's own training, while the candidates of a step still
+differ in few shared directions: in the singular values of the current factors, where much of the gradient
+lies, and in `terms` random pairs of unit vectors, new at every step, which rotate the singular vectors:
 
     A = U_A diag(s_A) V_A^T        A~ = U_A diag(s_A + c_A z_A) V_A^T + P_A diag(d_A y_A) Q_A^T
 
@@ -30,7 +30,7 @@ from evolign.types import Population
 
 @dataclass(frozen=True)
 class _Directions:
-    """Those of one factor: sum_k coordinate_k size_k left_k right_k^T."""
+    """The directions of one factor: sum_k coordinate_k size_k left_k right_k^T."""
 
     left: np.ndarray
     """(rows, R + terms): U and P."""
@@ -132,7 +132,7 @@ class LoraFactors:
                 begin = end
 
     def _directions(self, mean_D: np.ndarray, subspace: int) -> list[_Directions]:
-        """Those of A and of B of every layer in turn; the last ones are remembered."""
+        """The directions of A and of B of every layer in turn; those of the last subspace are cached."""
         if self._drawn is None or self._drawn[0] != subspace or (self._drawn[1] != mean_D).any():
             generator = stream(subspace, "directions")
             factors = zip(self._factors(mean_D), self._weights, strict=True)
