@@ -233,9 +233,9 @@ def list_() -> None:
 
 
 def main() -> None:
-    """The console script: user errors are one message and exit status 1, never a traceback.
+    """Run the command line. An error of the user prints one message, and the exit status is 1.
 
-    What nobody expected is exit status 70, with the traceback in a log.
+    Any other error is exit status 70, with the traceback in a log.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is shown escaped
@@ -255,7 +255,7 @@ def main() -> None:
 
 @contextmanager
 def interruptible(path: Path) -> Iterator[None]:
-    """Answer Ctrl-C with where the run stands and how to resume it, and log what nobody expected there."""
+    """On Ctrl-C, print where the run stands and how to resume it. Log unexpected errors."""
     try:
         yield
     except (EvolignError, typer.Exit):
