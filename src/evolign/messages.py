@@ -7,11 +7,5 @@ Prompt = str | list[Message]
 Completion = str | list[Message]
 """Text, or TRL's list of one assistant message where the prompt is chat messages."""
 
-
-def completion_text(completion: Completion) -> str:
-    """The text of a completion, whether it is a string or TRL's list of one assistant message."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
-
-
 LARGEST_REWARD = 1e15
 """Rewards are finite and no larger: float32 holds the sum of squares of a hundred million of them."""

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 
 from evolign.errors import ConfigError
+from evolign.judging.pairs import pair_up
 from evolign.messages import Message
+from evolign.rewards.loading import load_reward
+from evolign.rewards.named import math_answer
 from evolign.tasks.cells import cell, text
 from evolign.tasks.rows import Rows
 
@@ -202,3 +205,22 @@ def test_messages_in_a_csv_file_are_not_learnt_as_text(tmp_path: Path) -> None:
         csv.writer(file).writerows([["messages", "answer"], [[SUM], 4], [[user("3+2?")], 5]])
     with pytest.raises(ConfigError, match="the column 'messages' of row 1 holds messages that were saved as"):
         Rows(train=str(tmp_path / "rows.csv"), prompt="messages", num_validation=1)
+
+
+def test_rewards_and_judges_read_the_same_cells() -> None:
+    answers = [4, np.float32(4), [FOUR], pa.scalar("4")]
+    assert math_answer(["2+2?"] * 4, [[FOUR], "4", [assistant(PARTS[:1])], "4"], answers) == [1, 1, 0, 1]
+    with pytest.raises(ValueError, match="holds the turns assistant, user, assistant"):
+        math_answer(["2+2?"], [[FOUR, SUM, FIVE]], [5])
+    row = {"id": "a", "prompt": "2+2?", "completion": "4"}
+    assert [pair.theirs for pair in pair_up([{**row, "reference": [FIVE]}], "reference", "greedy").pairs] == [
+        "5"
+    ]
+    with pytest.raises(ConfigError, match="row 'a': the reference is a list of str"):
+        pair_up([{**row, "reference": ["5"]}], "reference", "greedy")
+
+
+def test_a_rewards_file_is_found_through_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def one(prompts, **columns):\n    return [1.0] * len(prompts)\n")
+    monkeypatch.setenv("MINE", str(tmp_path))
+    assert load_reward("$MINE/mine.py:one")(prompts=["a"], completions=["b"]) == [1.0]

@@ -415,3 +415,47 @@ def test_every_number_of_a_recipe_has_an_upper_bound_and_no_bound_is_without_a_r
                 assert own, f"{where} takes true for 1"
                 assert all(item.reason for item in own if isinstance(item, AtMost)), where
     assert seen > 80
+
+
+HERE = {
+    "rows.jsonl": "rows.jsonl",
+    "~/rows.jsonl": "rows.jsonl",
+    "$HERE/rows.jsonl": "$HERE/rows.jsonl",
+    "$THERE/rows.jsonl": "rows.jsonl",
+    "openai/gsm8k:main": None,
+    "owner/data": None,
+    "no.jsonl": None,
+}
+REWARDS_HERE = {
+    "mine.py:score": "mine.py:score",
+    "~/mine.py:score": "mine.py:score",
+    "classifier:judge?label=1": "judge?label=1",
+    "classifier:owner/judge": None,
+    "rouge_l": None,
+    "mine:score": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kept"),
+    [
+        *(("train", value, kept) for value, kept in HERE.items()),
+        *(("reward", value, kept) for value, kept in REWARDS_HERE.items()),
+    ],
+)
+def test_what_a_recipe_names_by_a_relative_path_is_found_from_anywhere(
+    field: str, value: str, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rows.jsonl", "mine.py"):
+        (tmp_path / name).touch()
+    for name in ("judge", "owner/data"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("HOME", str(tmp_path)), ("HERE", str(tmp_path)), ("THERE", ".")):
+        monkeypatch.setenv(name, folder)
+    config = parse({"task": {"name": "rows", field: value}})
+    kind = "classifier:" if value.startswith("classifier:") else ""
+    where = value if kept is None else kept if kept.startswith("$") else f"{kind}{tmp_path / kept}"
+    assert getattr(config.task, field) == where
+    monkeypatch.chdir("/")
+    assert parse(json.loads(dump(config))) == config

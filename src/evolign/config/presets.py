@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from evolign.config.section import CountOrNone, Name, Positive, Section, Seed
+from evolign.config.paths import RewardName, Source
+from evolign.config.section import CountOrNone, Positive, Section, Seed
 
 REQUEST = (
     "Below is an instruction that describes a task. Write a response that completes it.\n\n"
@@ -27,7 +28,7 @@ class PresetConfig(Section):
     """Longer requests are left out: 512 tokens at three words to four tokens; null: no limit."""
     max_completion_words: Positive | None = 96
     """Rows with longer responses are left out: 128 tokens at three words to four tokens; null: no limit."""
-    reward: Name = "rouge_l"
+    reward: RewardName = "rouge_l"
     """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""
@@ -46,11 +47,11 @@ class DollyConfig(InstructionConfig):
     """Dolly (Conover et al. 2023): 15 011 instructions with responses, written by people."""
 
     name: Literal["dolly"] = "dolly"
-    train: Name = "databricks/databricks-dolly-15k"
+    train: Source = "databricks/databricks-dolly-15k"
     """Hub name, or a file with `instruction`, `context` and `response`."""
-    validation: Name | None = None
+    validation: Source | None = None
     """File or hub data set; null: taken from `train`."""
-    test: Name | None = None
+    test: Source | None = None
     """File or hub data set; null: taken from `train`."""
     num_validation: Positive = 1000
     """Rows that select the exported policy: of `validation`, or taken from `train` where it is null."""
@@ -62,11 +63,11 @@ class SelfInstructConfig(InstructionConfig):
     """Self-Instruct (Wang et al. 2023): 252 instructions that users could give, for evaluation."""
 
     name: Literal["self_instruct"] = "self_instruct"
-    train: Name | None = None
+    train: Source | None = None
     """Hub name, or a file with `instruction` and `instances`; null: the task is only for evaluation."""
-    validation: Name | None = None
+    validation: Source | None = None
     """File or hub data set; null: taken from `train`."""
-    test: Name | None = "yizhongw/self_instruct:human_eval@train"
+    test: Source | None = "yizhongw/self_instruct:human_eval@train"
     """Hub name, or a file with `instruction` and `instances`; null: taken from `train`."""
     max_prompt_words: Positive | None = None
     """Longer requests are left out; null: no limit."""
@@ -78,9 +79,9 @@ class VicunaConfig(InstructionConfig):
     """Vicuna (Chiang et al. 2023): 80 questions in nine categories, for evaluation."""
 
     name: Literal["vicuna"] = "vicuna"
-    test: Name
+    test: Source
     """A file with `question_id`, `category` and `turns`, as FastChat has it."""
-    references: Name | None = None
+    references: Source | None = None
     """A file of answers with `question_id` and `choices`, as FastChat has them; they are the references."""
     max_prompt_words: Positive | None = None
     """Longer requests are left out; null: no limit."""
@@ -92,11 +93,11 @@ class XsumConfig(InstructionConfig):
     """XSum (Narayan et al. 2018): news articles with a summary of one sentence."""
 
     name: Literal["xsum"] = "xsum"
-    train: Name = "EdinburghNLP/xsum"
+    train: Source = "EdinburghNLP/xsum"
     """Hub name, or a file with `document` and `summary`."""
-    validation: Name | None = "EdinburghNLP/xsum"
+    validation: Source | None = "EdinburghNLP/xsum"
     """File or hub data set; null: taken from `train`."""
-    test: Name | None = "EdinburghNLP/xsum"
+    test: Source | None = "EdinburghNLP/xsum"
     """File or hub data set; null: taken from `train`."""
     num_test: Positive | None = 1000
     """Rows to report on: of `test`, or taken from `train` where it is null; null: all of `test`."""
@@ -108,11 +109,11 @@ class HhConfig(PresetConfig):
     """HH (Bai et al. 2022): dialogues with a chosen and a rejected last turn of the assistant."""
 
     name: Literal["hh"] = "hh"
-    train: Name = "Anthropic/hh-rlhf"
+    train: Source = "Anthropic/hh-rlhf"
     """Hub name, or a file with `chosen` and `rejected`, each a whole dialogue."""
-    validation: Name | None = None
+    validation: Source | None = None
     """File or hub data set; null: taken from `train`."""
-    test: Name | None = "Anthropic/hh-rlhf"
+    test: Source | None = "Anthropic/hh-rlhf"
     """File or hub data set; null: taken from `train`."""
     num_test: Positive | None = 500
     """Rows to report on: of `test`, or taken from `train` where it is null; null: all of `test`."""

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from evolign.config.paths import RewardName, Source
 from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, VicunaConfig, XsumConfig
-from evolign.config.section import AtMost, Batch, CountOrNone, Goal, Made, Name, Positive, Section, Seed
+from evolign.config.section import AtMost, Batch, CountOrNone, Goal, Made, Positive, Section, Seed
 
 INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
 LIVE_ROWS = "(live rows)"
@@ -51,7 +52,7 @@ class SummariesConfig(Section):
     """Texts that the result is reported on; used for nothing else."""
     num_warmup: Made = 64
     """Texts for the warm start."""
-    reward: Name = "rouge_l"
+    reward: RewardName = "rouge_l"
     """What scores summaries, as in the task `rows`."""
     seed: Seed = 0
     """Seed of the texts, apart from the run's seed, so that runs share their data."""
@@ -61,9 +62,9 @@ class Gsm8kConfig(Section):
     """GSM8K (Cobbe et al. 2021), graded by the number in the box."""
 
     name: Literal["gsm8k"] = "gsm8k"
-    train: Name = "openai/gsm8k"
+    train: Source = "openai/gsm8k"
     """Hub name, or a local JSONL file with `question` and `answer`."""
-    test: Name = "openai/gsm8k"
+    test: Source = "openai/gsm8k"
     """Hub name, or a local JSONL file with `question` and `answer`."""
     num_warmup: Positive = 1495
     """Rows of the training file kept for the warm start (paper: 1495)."""
@@ -83,11 +84,11 @@ class RowsConfig(Section):
     """Your own rows: JSONL, JSON, CSV, Parquet or a hub data set."""
 
     name: Literal["rows"] = "rows"
-    train: Name | None = None
+    train: Source | None = None
     """File or hub data set to learn from; null: the task is only for evaluation."""
-    validation: Name | None = None
+    validation: Source | None = None
     """File or hub data set that selects the exported policy; null: taken from `train`."""
-    test: Name | None = None
+    test: Source | None = None
     """File or hub data set to report on; null: `num_test` rows of `train`."""
     prompt: str = "prompt"
     """A column, or a template over columns such as `"Question: {question}\\nAnswer:"`."""
@@ -107,7 +108,7 @@ class RowsConfig(Section):
     """Rows taken from `train` where `test` is null; 0: the validation rows are reported on."""
     num_warmup: CountOrNone = 0
     """Rows taken from `train` for the warm start."""
-    reward: Name = "math_answer"
+    reward: RewardName = "math_answer"
     """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""

@@ -60,7 +60,8 @@ def judge(
     before anything is spent, and may raise; `progress(done, total)` is called after every verdict. Raises
     ConfigError for bad input, JudgeError if the judge cannot be asked; the cache keeps earlier answers.
     """
-    if out is not None and (Path(out).is_file() or not Path(out).absolute().parent.is_dir()):
+    out = None if out is None else Path(out).expanduser()
+    if out is not None and (out.is_file() or not out.absolute().parent.is_dir()):
         raise ConfigError(f"out = {str(out)!r} must be a folder, new or not, in a folder that exists")
     referee = build_judge(by, **options)
     started = time.perf_counter()
@@ -86,7 +87,7 @@ def judge(
         "seconds": time.perf_counter() - started,
     }
     if out is not None:
-        _write(Path(out), summary, verdicts)
+        _write(out, summary, verdicts)
     return Judged(summary, verdicts)
 
 
@@ -123,7 +124,7 @@ def build_judge(
     words = (
         template if isinstance(template, Template) else load_template(template) if template else Template()
     )
-    replies = Cache(default_folder() if cache is None else Path(cache))
+    replies = Cache(default_folder() if cache is None else Path(cache).expanduser())
     if by.startswith(LOCAL):
         return LlmJudge(LocalModel(by.removeprefix(LOCAL), sent), words, replies)
     backend = Endpoint(

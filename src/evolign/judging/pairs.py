@@ -8,6 +8,7 @@ from typing import Any
 from evolign import jsonl
 from evolign.errors import ConfigError
 from evolign.messages import Prompt
+from evolign.tasks.cells import text
 
 Rows = str | Path | Sequence[Mapping[str, Any]]
 """A .jsonl file of `evolign evaluate --out`, or its rows: id, prompt, completion, decoding where known."""
@@ -66,9 +67,9 @@ def pair_up(rows: Rows, against: Rows, decoding: str) -> Pairs:
 
 def _with_references(rows: Rows, ours: Mapping[tuple[str, int], Mapping[str, Any]]) -> Pairs:
     pairs = [
-        Pair(*key, row["prompt"], row["completion"], str(row["reference"]))
+        Pair(*key, row["prompt"], row["completion"], reference)
         for key, row in ours.items()
-        if str(row.get("reference") or "").strip()
+        if (reference := _reference(row, f"{_name(rows)}, row {key[0]!r}")).strip()
     ]
     if not pairs:
         raise ConfigError(
@@ -76,6 +77,13 @@ def _with_references(rows: Rows, ours: Mapping[tuple[str, int], Mapping[str, Any
             "and evaluate again"
         )
     return Pairs(pairs, 0, len(ours) - len(pairs))
+
+
+def _reference(row: Mapping[str, Any], where: str) -> str:
+    try:
+        return "" if row.get("reference") is None else text(row["reference"])
+    except ValueError as error:
+        raise ConfigError(f"{where}: the reference {error}") from error
 
 
 def _by_key(rows: Rows, decoding: str) -> dict[tuple[str, int], Mapping[str, Any]]:
@@ -110,7 +118,7 @@ def _check_row(row: Any, where: str) -> None:
 
 def _read(path: str | Path) -> list[Any]:
     try:
-        return [row for _, row in jsonl.read(Path(path))]
+        return [row for _, row in jsonl.read(Path(path).expanduser())]
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the completions in {str(path)!r}: {error}") from error
 

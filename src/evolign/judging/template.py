@@ -96,7 +96,7 @@ def load_template(path: str | Path) -> Template:
     import yaml
 
     try:
-        tree: Any = yaml.safe_load(Path(path).read_text())
+        tree: Any = yaml.safe_load(Path(path).expanduser().read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the judge's template {str(path)!r}: {error}") from error
     if not isinstance(tree, Mapping) or not tree.keys() <= {"system", "user", "verdict"}:

@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from evolign.errors import ConfigError, unknown_name
-from evolign.messages import Completion, Prompt, completion_text
+from evolign.messages import Completion, Prompt
 from evolign.policy.encoder import PromptEncoder
 from evolign.policy.threads import SMALL_MODEL, cpu_threads
 from evolign.rewards import CLASSIFIER
+from evolign.tasks.cells import text
 from evolign.tasks.files import expanded
 
 ROWS = 16
@@ -47,7 +48,7 @@ class Classifier:
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
     ) -> list[float | None]:
-        rows = [self.encode(p, completion_text(c)) for p, c in zip(prompts, completions, strict=True)]
+        rows = [self.encode(p, text(c)) for p, c in zip(prompts, completions, strict=True)]
         # Without a padding token a model cannot tell where a row of a batch ends.
         size = ROWS if self.model.config.pad_token_id is not None else 1
         with cpu_threads(self.model, self.threads):

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from evolign.errors import ConfigError, unknown_name
 from evolign.rewards import CLASSIFIER, REWARDS
+from evolign.tasks.files import expanded
 
 Reward = Callable[..., list[float | None]]
 
@@ -54,7 +55,7 @@ def absolute_spec(spec: str) -> str:
     where, name = _split(spec)
     if not where.endswith(".py"):
         return spec
-    path = Path(where).expanduser().resolve()
+    path = Path(expanded(where, "task.reward")).resolve()
     if not path.is_file():
         raise ConfigError(
             f"reward = {spec!r}: the file {str(path)!r} does not exist; give the path of a Python"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from evolign.messages import Completion, completion_text
+from evolign.messages import Completion
 from evolign.rewards.grading import math_equal, numbers_equal
 from evolign.tasks.arithmetic import MARKER
 from evolign.tasks.cells import text
@@ -24,7 +24,7 @@ def arithmetic_answer(
         return MARKER in said and said.rpartition(MARKER)[2].strip() in (gold, gold.removesuffix(".0"))
 
     return [
-        None if gold is None else float(is_right(completion_text(completion), text(gold)))
+        None if gold is None else float(is_right(text(completion), text(gold)))
         for completion, gold in zip(completions, answer, strict=True)
     ]
 
@@ -40,7 +40,7 @@ def gsm8k_answer(
     null the reward does not apply.
     """
     return [
-        None if gold is None else float(numbers_equal(text(gold), completion_text(completion)))
+        None if gold is None else float(numbers_equal(text(gold), text(completion)))
         for completion, gold in zip(completions, answer, strict=True)
     ]
 
@@ -54,7 +54,7 @@ def math_answer(
     null the reward does not apply.
     """
     return [
-        None if gold is None else float(math_equal(text(gold), completion_text(completion)))
+        None if gold is None else float(math_equal(text(gold), text(completion)))
         for completion, gold in zip(completions, answer, strict=True)
     ]
 
@@ -75,6 +75,6 @@ def rouge_l(
 
     golds = [None] * len(completions) if reference is None else reference
     return [
-        None if gold is None else rouge(text(gold), completion_text(completion))["rougeL"]
+        None if gold is None else rouge(text(gold), text(completion))["rougeL"]
         for completion, gold in zip(completions, golds, strict=True)
     ]
