@@ -220,7 +220,7 @@ def test_an_unfinished_run_and_a_reward_model_are_told(
     tiny: Callable[[str], Path], tmp_path: Path, task: list[str]
 ) -> None:
     run = run_with_full_weights(tmp_path, tiny("gpt2"), task, method="reward_model")
-    with pytest.raises(ConfigError, match="is a reward model, which judges completions and writes none"):
+    with pytest.raises(ConfigError, match="is a reward model, which scores completions and writes none"):
         evolign.evaluate(str(run))
     (run / "model" / "config.json").unlink()
     with pytest.raises(RunError, match="is a run that is not finished; first `evolign resume"):

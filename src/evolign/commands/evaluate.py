@@ -1,11 +1,11 @@
-"""After a run: judge a run, an adapter or a bare model, and export what a run found."""
+"""`evolign evaluate`: evaluate a run, an adapter or a bare model on held-out prompts."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evolign.config import Config
+from evolign import jsonl
+from evolign.config import AdapterConfig, Config
 from evolign.config.recipe import apply_override, parse
 from evolign.errors import ConfigError, RunError
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
@@ -26,12 +26,12 @@ def evaluate(
     out: Path | None = None,
     like: str | None = None,
 ) -> Evaluation:
-    """Judge `target` (a run directory, a PEFT adapter folder, or a model) on a split of a task.
+    """Evaluate `target` (a run directory, a PEFT adapter folder, or a model) on a split of a task.
 
-    A run is judged by its own configuration, with its adapter or its trained weights; `task` and `overrides`
-    change it. With `like`, another target, it is judged by that one's configuration, so that the two can be
-    compared. Every completion is written to `out`, one JSON object a line. Raises ConfigError for what does
-    not exist.
+    A run is evaluated by its own configuration, with its adapter or its trained weights; `task` and
+    `overrides` change it. With `like`, another target, the configuration is that of the other target, so that
+    the two can be compared. Every completion is written to `out`, one JSON object a line. Raises ConfigError
+    for what does not exist.
     """
     from evolign.engines import build_engine
     from evolign.policy.base_model import load_base_model
@@ -56,16 +56,18 @@ def evaluate(
     ):
         found = evaluate_split(config, data, split, engine, scorer, Population.of_mean(), detailed=True)
     if out is not None:
-        out.write_text("".join(json.dumps(sample) + "\n" for sample in found.samples))
+        out.write_text(jsonl.dumps(found.samples))
     return found
 
 
 def _configuration(target: str, task: str | None, overrides: Sequence[str], like: str | None) -> Config:
     """The configuration of `like` or of `target` itself, with the adapter or model that `target` is."""
-    tree = _tree(target)
+    config = _of_target(target)
     if like is not None:
-        adapter = (tree.get("adapter") or {}).get("path")
-        tree = _tree(like) | {"model": tree["model"], "adapter": {"path": adapter}}
+        adapter = AdapterConfig(path=config.adapter.path if config.adapter else None)
+        config = _of_target(like).model_copy(update={"model": config.model, "adapter": adapter})
+    # Overrides are paths into a tree, and may change which class a section has: only parse knows which.
+    tree: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     if task is not None:
         tree["task"] = {"name": task}
     for override in overrides:
@@ -75,22 +77,22 @@ def _configuration(target: str, task: str | None, overrides: Sequence[str], like
     return parse(tree, source=target)
 
 
-def _tree(target: str) -> dict[str, Any]:
-    """A run's configuration, or what differs from the defaults for an adapter or a model."""
+def _of_target(target: str) -> Config:
+    """The configuration of a run, or the default one with an adapter or a model."""
     path = Path(target)
     if (path / "provenance.json").is_file() or _weights(path) is not None:
-        return _run_tree(path)
+        return _of_run(path)
     if (path / "adapter_config.json").is_file():
         from evolign.policy.adapter import adapter_settings
 
         name = adapter_settings(path).get("base_model_name_or_path")
         if name is None:
             raise ConfigError(
-                f"{target!r}: adapter_config.json names no base_model_name_or_path; add it, or judge the "
+                f"{target!r}: adapter_config.json names no base_model_name_or_path; add it, or evaluate the "
                 f"model with adapter.path={target}"
             )
-        return {"model": {"name": name}, "adapter": {"path": target}}
-    return {"model": {"name": target}}
+        return parse({"model": {"name": name}, "adapter": {"path": target}}, source=target)
+    return parse({"model": {"name": target}}, source=target)
 
 
 def _weights(run: Path) -> Path | None:
@@ -102,7 +104,7 @@ def _weights(run: Path) -> Path | None:
     return None
 
 
-def _run_tree(run: Path) -> dict[str, Any]:
+def _of_run(run: Path) -> Config:
     """The configuration of a finished run with its result in place of what it started from."""
     weights = _weights(run)
     if weights is None:
@@ -110,20 +112,18 @@ def _run_tree(run: Path) -> dict[str, Any]:
     config = read_config(run)
     if config.method == "reward_model":
         raise ConfigError(
-            f"{str(run)!r} is a reward model, which judges completions and writes none; its accuracy is in "
+            f"{str(run)!r} is a reward model, which scores completions and writes none; its accuracy is in "
             f"{str(run / 'result.json')!r}"
         )
-    tree: dict[str, Any] = json.loads(config.model_dump_json())
-    if weights.name == "adapter":
-        tree["adapter"]["path"] = str(weights)
-    else:
-        tree["model"] |= {"name": str(weights), "revision": None}
-        tree["adapter"] = None
-    return tree
+    if weights.name == "model":
+        model = config.model.model_copy(update={"name": str(weights), "revision": None})
+        return config.model_copy(update={"model": model, "adapter": None})
+    assert config.adapter is not None
+    return config.model_copy(update={"adapter": config.adapter.model_copy(update={"path": str(weights)})})
 
 
 def _select_by_what_is_measured(tree: dict[str, Any]) -> None:
-    """Nothing is selected here, so a decoding that is left out of an evaluation is not missed."""
+    """Select by a decoding that is measured; nothing is selected here, but the configuration is checked."""
     evaluation = tree.get("evaluation") or {}
     decoding = evaluation.get("decoding")
     if isinstance(decoding, list) and decoding and evaluation.get("select_by", "greedy") not in decoding:
