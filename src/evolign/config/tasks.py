@@ -141,3 +141,6 @@ class ScoringConfig(Section):
     """Limit of one call; a single completion that exceeds it scores `failure_score`."""
     failure_score: Goal = 0.0
     """Score of a completion whose reward hung or killed its process."""
+    environment: list[Name] = []
+    """Environment variables that the reward gets by name, such as the key of a service. Otherwise it gets
+    those that say where things are (`PATH`, `HOME`, `HF_HOME`, `CUDA_...`), and no secrets."""

@@ -1,27 +1,37 @@
 """The driver's end of one worker process: start it, send it jobs, receive outcomes, kill it.
 
-`scoring.py` assigns the jobs; the child's end is `worker.py`.
+`scoring.py` assigns the jobs; the child's end is `worker.py`. The child may do what it likes with the
+socket: what comes is read as far as it has come, up to a size and until the deadline, and is checked like
+anything else that somebody else wrote.
 """
 
 import contextlib
-import json
 import os
+import secrets
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from evolign.errors import ConfigError, RewardError
-from evolign.messages import Completion
+from evolign import reading
+from evolign.errors import ConfigError, RewardError, shown
+from evolign.messages import LARGEST_REWARD, Completion
+from evolign.rewards.environment import handed_on, with_hint
 from evolign.types import Example
 
 LOAD_SECONDS = 300.0  # a reward may import torch or read a model when it is loaded
-SOCKET_SECONDS = 60  # for a worker that stops reading or writing halfway through a message
+SOCKET_SECONDS = 60  # for a worker that stops reading halfway through a message
+READ_AT_ONCE = 2**16
+MOST_OF_AN_ANSWER = 2**18
+"""Bytes of an answer beside its values: a traceback of thirty lines, escaped."""
+BYTES_PER_VALUE = 64
+"""A number of JSON has 24 at most."""
 STDERR = 2
 REFERENCE = "reference"
 """The column of reference completions, unless the task has one of its own by that name."""
@@ -31,14 +41,24 @@ Outcome = list[float | None] | str
 """The values of a chunk, or how its call failed: "timeout" or "crash"."""
 
 
+class KilledAtStart(Exception):
+    """The worker was killed by a signal before it had loaded its reward."""
+
+
 class RewardProcess:
     """One child process. It first loads the reward; once `ready` it has one job or none."""
 
-    def __init__(self, reward: str | bytes, name: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, reward: str | bytes, name: str, timeout_seconds: float, environment: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.timeout_seconds = timeout_seconds
         self.ready = False
         self.job: int | None = None
+        self._environment = handed_on(environment)
+        self._count = 0
+        self._heard = bytearray()
+        self._token = secrets.token_hex(8)
         self.deadline = time.monotonic() + LOAD_SECONDS
         ours, theirs = socket.socketpair()
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
@@ -49,17 +69,24 @@ class RewardProcess:
                 f"import sys; sys.path.append({package_root!r});"
                 f" from evolign.rewards.worker import main; main({theirs.fileno()})"
             )
-            self.process = subprocess.Popen(
-                # -P: nothing in the working directory may pass for a standard module.
-                [sys.executable, "-P", "-c", program],
-                stdin=subprocess.PIPE,  # closes with this process: see worker.py
-                stdout=STDERR,  # what a reward prints is not the program's output
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is ours to handle; killpg reaches its children
-                env={"PYTHONHASHSEED": "0", **os.environ},  # the order of sets is the same in all
-            )
+            try:
+                self.process = subprocess.Popen(
+                    # -P: nothing in the working directory may pass for a standard module.
+                    [sys.executable, "-P", "-c", program],
+                    stdin=subprocess.PIPE,  # closes with this process: see worker.py
+                    stdout=STDERR,  # what a reward prints is not the program's output
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is ours to handle; killpg reaches its children
+                    env={"PYTHONHASHSEED": "0", **self._environment},  # sets have one order in all
+                )
+            except OSError as error:  # no memory, or too many processes
+                ours.close()
+                raise RewardError(
+                    f"no process could be started for the reward {name!r}: {error}; use fewer "
+                    "scoring.workers, or free memory"
+                ) from error
         self.connection = Connection(ours.detach())
-        self._send({"sys_path": sys.path, "reward": reward, "name": name})
+        self._send({"sys_path": sys.path, "reward": reward, "name": name, "token": self._token})
 
     @property
     def died_idle(self) -> bool:
@@ -68,8 +95,9 @@ class RewardProcess:
 
     def send(self, job: int, items: list[Item]) -> None:
         """Send a job; `receive` returns its outcome."""
-        self.job = job
+        self.job, self._count, self._token = job, len(items), secrets.token_hex(8)
         columns_of = [_columns(example) for example, _ in items]
+        self._send(self._token)
         self._send(
             {
                 "prompts": [example.prompt for example, _ in items],
@@ -83,33 +111,69 @@ class RewardProcess:
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def receive(self) -> Outcome | None:
-        """The outcome of the job, or None if the worker only reports that it is ready.
+        """The outcome of the job, or None if it is not there yet, or the worker only reports that it is ready.
 
-        Raises ConfigError where the reward cannot be loaded, RewardError where it is broken.
+        Raises ConfigError where the reward cannot be loaded, RewardError where it is broken, KilledAtStart.
         """
-        if not self.connection.poll():
-            if not self.ready:
-                raise ConfigError(f"loading the reward {self.name!r} took over {LOAD_SECONDS:g} s")
-            return "timeout"
-        try:
-            answer = json.loads(self.connection.recv_bytes())
-        except (EOFError, OSError):
-            if not self.ready:
-                raise ConfigError(
-                    f"the process that loads the reward {self.name!r} ended; its file or module"
-                    " must not exit or crash when it is imported"
-                ) from None
+        if self.connection.poll():
+            try:
+                heard = os.read(self.connection.fileno(), READ_AT_ONCE)
+            except OSError:
+                heard = b""
+            if not heard:
+                return self._ended()
+            self._heard += heard
+        line, end, rest = self._heard.partition(b"\n")
+        if end:
+            self._heard = rest
+            return self._read(bytes(line))
+        if len(self._heard) > MOST_OF_AN_ANSWER + BYTES_PER_VALUE * self._count:
+            raise self._garbage(f"{len(self._heard):,} bytes without an end")
+        if time.monotonic() < self.deadline:
+            return None
+        if not self.ready:
+            raise ConfigError(f"loading the reward {self.name!r} took over {LOAD_SECONDS:g} s")
+        return "timeout"
+
+    def _ended(self) -> str:
+        """How a worker failed that is no more."""
+        if self.ready:
             return "crash"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)
+        if (status := self.process.returncode) is not None and status < 0:
+            raise KilledAtStart(signal.Signals(-status).name)
+        raise ConfigError(
+            f"the process that loads the reward {self.name!r} ended; its file or module must not exit or "
+            "crash when it is imported"
+        )
+
+    def _read(self, line: bytes) -> Outcome | None:
+        """What a line says."""
+        try:
+            answer = reading.json_value(line.decode())
+        except ValueError:  # no text, or no JSON
+            raise self._garbage(shown(line)) from None
+        if not isinstance(answer, dict) or answer.get("token") != self._token:
+            raise self._garbage(shown(answer))
         if "wrong_setting" in answer:
-            raise ConfigError(answer["wrong_setting"])
+            raise ConfigError(with_hint(str(answer["wrong_setting"]), self._environment))
         if "broken" in answer:
-            raise RewardError(answer["broken"])
+            raise RewardError(with_hint(str(answer["broken"]), self._environment))
         if "ready" in answer:
             self.ready = True
             return None
+        values = answer.get("values")
+        if not isinstance(values, list) or len(values) != self._count or not all(map(_is_value, values)):
+            raise self._garbage(shown(values))
         self.job = None
-        values: list[float | None] = answer["values"]
-        return values
+        return [None if value is None else float(value) for value in values]
+
+    def _garbage(self, what: str) -> RewardError:
+        return RewardError(
+            f"the process of the reward {self.name!r} sent {what} over the socket on which its worker "
+            "answers; a reward returns its values and must not write to descriptors that it did not open"
+        )
 
     def kill(self) -> None:
         """End the process and its children, whatever they are doing."""
@@ -120,7 +184,7 @@ class RewardProcess:
         self.process.stdin.close()
         self.process.wait()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any] | str) -> None:
         try:
             self.connection.send(message)
         except OSError:
@@ -130,6 +194,11 @@ class RewardProcess:
                 f"a column of the rows cannot be sent to the process of the reward {self.name!r}: {error}; "
                 "use plain values"
             ) from error
+
+
+def _is_value(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and abs(value) <= LARGEST_REWARD)
 
 
 def _columns(example: Example) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from evolign.errors import ConfigError
+from evolign.errors import ConfigError, RewardError
 from evolign.rewards.loading import absolute_spec
-from evolign.rewards.process import Item, Outcome, RewardProcess
+from evolign.rewards.process import Item, KilledAtStart, Outcome, RewardProcess
 from evolign.types import NO_COST, Cost, Example
 
 MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call may cost the timeout
+MAX_STARTS = 3
+"""Workers in a row that may be killed while they start, as happens when memory runs out for a moment."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Scorer:
         timeout_seconds: float,
         chunk_size: int = 16,
         failure_score: float = 0.0,
+        environment: Sequence[str] = (),
     ) -> None:
         for field, value in (("workers", workers), ("chunk_size", chunk_size)):
             if value < 1:
@@ -75,8 +78,11 @@ class Scorer:
         self.timeout_seconds = timeout_seconds
         self.chunk_size = chunk_size
         self.failure_score = failure_score
+        self.environment = environment
         self._reward = absolute_spec(reward) if isinstance(reward, str) else _pickled(reward)
         self._running: list[RewardProcess] = []
+        self._killed = 0
+        """Workers in a row that were killed while they started."""
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +102,10 @@ class Scorer:
 
     def start(self) -> None:
         """Start one worker and wait until it has loaded the reward; ConfigError if it cannot."""
-        if not self._running:
-            self._running.append(RewardProcess(self._reward, self.name, self.timeout_seconds))
         try:
-            while not self._running[0].ready:
+            while not self._running or not self._running[0].ready:
+                if not self._running:
+                    self._running.append(self._worker())
                 self._receive_news(self._running[:1], {})
         except BaseException:
             self.close()
@@ -108,7 +114,7 @@ class Scorer:
     def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
         """Score `texts[i]` as a completion of `examples[i]`.
 
-        Raises RewardError if the reward raises or returns anything but finite numbers and None,
+        Raises RewardError if the reward raises or returns anything but finite numbers (up to 1e15) and None,
         ConfigError if it cannot be loaded.
         """
         started = time.monotonic()
@@ -164,7 +170,7 @@ class Scorer:
         try:
             while len(outcomes) < len(chunks):
                 while len(self._running) < min(self.workers, len(chunks) - len(outcomes)):
-                    self._running.append(RewardProcess(self._reward, self.name, self.timeout_seconds))
+                    self._running.append(self._worker())
                 for worker in self._running:
                     if waiting and worker.ready and worker.job is None:
                         worker.send(*waiting.popleft())
@@ -174,6 +180,9 @@ class Scorer:
             raise
         return [outcomes[i] for i in range(len(chunks))]
 
+    def _worker(self) -> RewardProcess:
+        return RewardProcess(self._reward, self.name, self.timeout_seconds, self.environment)
+
     def _receive_news(self, workers: Sequence[RewardProcess], outcomes: dict[int, Outcome]) -> None:
         """Wait until a worker answers, dies or runs out of time, and store the outcome of its job."""
         busy = [worker for worker in workers if not worker.ready or worker.job is not None]
@@ -181,12 +190,31 @@ class Scorer:
         readable = wait([worker.connection for worker in busy], max(0.0, nearest - time.monotonic()))
         for worker in busy:
             if worker.connection in readable or worker.deadline <= time.monotonic():
-                job, outcome = worker.job, worker.receive()
+                job = worker.job
+                try:
+                    outcome = worker.receive()
+                except KilledAtStart as error:
+                    self._start_again(worker, str(error))
+                    continue
+                if worker.ready:
+                    self._killed = 0
                 if isinstance(outcome, str):
                     self._running.remove(worker)
                     worker.kill()
                 if job is not None and outcome is not None:
                     outcomes[job] = outcome
+
+    def _start_again(self, worker: RewardProcess, killed_by: str) -> None:
+        """Make room for another worker after one was killed while it started; RewardError if all are."""
+        self._running.remove(worker)
+        worker.kill()
+        self._killed += 1
+        if self._killed >= MAX_STARTS:
+            raise RewardError(
+                f"{self._killed} processes in a row were killed by {killed_by} while they loaded the reward "
+                f"{self.name!r}. SIGKILL mostly means that the system ran out of memory: use fewer "
+                "scoring.workers or a smaller reward; any other signal is a crash of its file or module"
+            )
 
 
 def _pickled(reward: Callable[..., Any]) -> bytes:
