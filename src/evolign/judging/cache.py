@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evolign import disk
+from evolign import disk, reading
 from evolign.errors import JudgeError
 from evolign.judging.base import Messages, Reply
+from evolign.judging.bounded import MOST_OF_A_REPLY
+
+ESCAPED = 8
+"""Bytes of a character in JSON at most, and some for what is around the text."""
 
 
 def default_folder() -> Path:
@@ -36,13 +40,18 @@ class Cache:
 
     def get(self, key: str) -> Reply | None:
         try:
-            found = json.loads(self._path(key).read_text())
-            return Reply(str(found["text"]), tokens_in=found["in"], tokens_out=found["out"], cached=True)
+            found = reading.json_value(reading.text(self._path(key), ESCAPED * MOST_OF_A_REPLY))
+            text, tokens = found["text"], (found["in"], found["out"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        if not isinstance(text, str) or not all(isinstance(count, int) for count in tokens):
+            return None
+        return Reply(text, tokens_in=tokens[0], tokens_out=tokens[1], cached=True)
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply. Raises JudgeError where the folder cannot be written."""
+        """Keep a reply, unless it is oversized. Raises JudgeError where the folder cannot be written."""
+        if reply.text is not None and len(reply.text) > MOST_OF_A_REPLY:
+            return
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from evolign.judging.win_rate import ORDERS, summarise, verdict_rows
 
 PARAMETERS = {"temperature": 0.0, "max_tokens": 512}
 LOCAL = "local:"
+MOST = {"concurrency": 1000, "retries": 1000, "timeout": 86_400}
 SCRIPT = re.compile(r".+\.py:\w+")
 
 
@@ -117,8 +118,11 @@ def build_judge(
     if SCRIPT.fullmatch(by):
         return load_script(by)
     for name, value in (("concurrency", concurrency), ("retries", retries + 1), ("timeout", timeout_seconds)):
-        if value <= 0:
-            raise ConfigError(f"the judge's {name} is too small; concurrency and timeout must be positive")
+        if not 0 < value <= MOST[name]:
+            raise ConfigError(
+                f"the judge's {name} is too {'small' if value <= 0 else 'large'}; it must be positive and "
+                f"at most {MOST[name]:,}: no server takes more calls at once, and nobody waits longer"
+            )
     merged = {**PARAMETERS, **(parameters or {})}
     sent = {name: value for name, value in merged.items() if value is not None}
     words = (

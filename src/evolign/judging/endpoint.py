@@ -1,21 +1,29 @@
 """Any OpenAI-compatible endpoint as judge: concurrent calls, retries, and a key that is sent nowhere else."""
 
-import json
 import os
 import random
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
+from evolign import reading
 from evolign.errors import ConfigError, JudgeError
 from evolign.judging.base import Messages, Reply
+from evolign.judging.bounded import Oversized, bounded_client
 
 OFFICIAL = "https://api.openai.com/v1"
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
+LONGEST_WAIT_ASKED = 60.0
+"""Seconds that the client waits at most where a server asks for a pause."""
+LOOK_SECONDS = 0.25
+MOST_TOKENS = 10**9
+"""Of a call: what says more is no count."""
 RETRY_COUNT = "x-stainless-retry-count"
 """The header in which the openai client numbers its attempts."""
 MOST_OF_A_MESSAGE = 200
@@ -60,9 +68,18 @@ class Endpoint:
         self.max_tokens: int | None = limit if isinstance(limit, int) else None
         self._model, self._url, self._key_env = model, url, key_env
         self._parameters, self._concurrency, self._retries = dict(parameters), concurrency, retries
+        http = bounded_client(timeout_seconds)
+        weakref.finalize(self, http.close)
         self._client = openai.OpenAI(
-            api_key=self._key or "none", base_url=url, max_retries=retries, timeout=timeout_seconds
+            api_key=self._key or "none",
+            base_url=url,
+            max_retries=retries,
+            timeout=timeout_seconds,
+            default_headers={"Accept-Encoding": "identity"},  # what is small stays small
+            http_client=http,
         )
+        # The client's own limits are per read: a server that dribbles headers would keep a call for ever.
+        self._longest = 2 * timeout_seconds * (retries + 1) + LONGEST_WAIT_ASKED * retries
 
     def replies(self, conversations: Sequence[Messages]) -> Iterator[tuple[int, Reply]]:
         """See `Backend.replies`.
@@ -73,6 +90,7 @@ class Endpoint:
         waiting = deque(enumerate(conversations))
         done: SimpleQueue[tuple[int, Reply | Exception]] = SimpleQueue()
         stop = threading.Event()
+        began: dict[int, float] = {}
 
         def work() -> None:
             while not stop.is_set():
@@ -80,6 +98,7 @@ class Endpoint:
                     i, messages = waiting.popleft()
                 except IndexError:
                     return
+                began[i] = time.monotonic()
                 try:
                     done.put((i, self._reply(messages, stop)))
                 except Exception as error:  # it is raised where the answers are awaited
@@ -87,12 +106,23 @@ class Endpoint:
 
         for _ in range(min(self._concurrency, len(conversations))):
             threading.Thread(target=work, daemon=True).start()
+        missing = set(range(len(conversations)))
         try:
-            for _ in conversations:
-                i, reply = done.get()
+            while missing:
+                try:
+                    i, reply = done.get(timeout=LOOK_SECONDS)
+                except Empty:
+                    late = time.monotonic() - self._longest
+                    for i in [i for i, when in [*began.items()] if i in missing and when < late]:
+                        missing.remove(i)  # its thread is left alone, and another takes its place
+                        threading.Thread(target=work, daemon=True).start()
+                        yield i, Reply(None, "no answer in time", self._retries)
+                    continue
                 if isinstance(reply, Exception):
                     raise reply
-                yield i, reply
+                if i in missing:
+                    missing.remove(i)
+                    yield i, reply
         finally:
             stop.set()
 
@@ -110,6 +140,8 @@ class Endpoint:
                     messages=messages,  # type: ignore[arg-type]
                     extra_body=self._parameters,
                 )
+            except Oversized as error:
+                return Reply(None, str(error), retries)
             except openai.APIStatusError as error:
                 taken = int(error.request.headers.get(RETRY_COUNT, 0))
                 return Reply(None, self._status_problem(error), retries + taken)
@@ -117,6 +149,8 @@ class Endpoint:
                 taken = int(error.request.headers.get(RETRY_COUNT, 0))
                 return Reply(None, "no answer in time", retries + taken)
             except openai.APIConnectionError as error:
+                if isinstance(error.__cause__, Oversized):  # older clients wrap it
+                    return Reply(None, str(error.__cause__), retries + self._retries)
                 raise JudgeError(
                     f"the judge's endpoint {self._url} cannot be reached: "
                     f"{self._line(error.__cause__ or error)}; check the URL and that the server runs. What "
@@ -132,14 +166,16 @@ class Endpoint:
 
     def _read(self, body: str, retries: int) -> Reply:
         """The reply in a response's body. Raises ValueError, LookupError or TypeError where there is none."""
-        found = json.loads(body)
+        found = reading.json_value(body)
         text = found["choices"][0]["message"]["content"]
-        usage = found.get("usage") or {}
+        if not isinstance(text, str | None):
+            raise TypeError("the content is no text")
+        usage = found.get("usage")
         return Reply(
-            self._without_key(text if text is not None else ""),
+            self._without_key((text or "").encode(errors="replace").decode()),
             retries=retries,
-            tokens_in=int(usage.get("prompt_tokens") or 0),
-            tokens_out=int(usage.get("completion_tokens") or 0),
+            tokens_in=_count(usage, "prompt_tokens"),
+            tokens_out=_count(usage, "completion_tokens"),
         )
 
     def _status_problem(self, error: Any) -> str:
@@ -170,6 +206,12 @@ class Endpoint:
     def _line(self, error: object) -> str:
         """What an error says, in one short line."""
         return " ".join(self._without_key(str(error)).split())[:MOST_OF_A_MESSAGE]
+
+
+def _count(usage: Any, name: str) -> int:
+    """The number of tokens that a server reports; 0 where it reports none."""
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if isinstance(found, int) and 0 <= found < MOST_TOKENS else 0
 
 
 def _backoff(attempt: int) -> float:

@@ -19,7 +19,7 @@ class LocalModel:
     """
 
     def __init__(self, model: str, parameters: Mapping[str, Any]) -> None:
-        from evolign.config import ModelConfig
+        from evolign.config import ModelConfig, SamplingConfig
         from evolign.policy.base_model import load_base_model
         from evolign.policy.fingerprint import model_fingerprint
 
@@ -28,9 +28,15 @@ class LocalModel:
                 f"a local judge has no parameter {sorted(unknown)[0]!r}; it takes temperature and max_tokens"
             )
         self.name = f"local:{model}"
-        self._new_tokens = int(parameters.get("max_tokens", 512))
+        try:
+            sampling = SamplingConfig(
+                max_new_tokens=parameters.get("max_tokens", 512),
+                temperature=parameters.get("temperature", 0.0),
+            )
+        except ValueError as error:
+            raise ConfigError(f"a local judge's parameters {dict(parameters)} are none: {error}") from error
+        self._new_tokens, self._temperature = sampling.max_new_tokens, sampling.temperature
         self.max_tokens: int | None = self._new_tokens
-        self._temperature = float(parameters.get("temperature", 0.0))
         self._base = load_base_model(ModelConfig(name=model))
         self.identity: Mapping[str, Any] = {
             "model": Path(model).name,

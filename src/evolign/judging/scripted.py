@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolign.errors import ConfigError, JudgeError
+from evolign.errors import ConfigError, JudgeError, shown
+from evolign.errors import said as said_by
 from evolign.judging.base import Answer, Question, Reply, Verdict
+from evolign.judging.bounded import MOST_OF_A_REPLY
 
 
 class ScriptedJudge:
@@ -26,11 +28,12 @@ class ScriptedJudge:
                 said = self._function(question.prompt, question.a, question.b)
             except Exception as error:  # whatever the user's function raises
                 raise JudgeError(
-                    f"the judge {self.name} raised {type(error).__name__}: {error}, asked about the prompt "
-                    f"{str(question.prompt)!r:.80}"
+                    f"the judge {self.name} raised {type(error).__name__}: {said_by(error)}, asked about "
+                    f"the prompt {str(question.prompt)!r:.80}"
                 ) from error
-            verdict: Verdict = said if said in ("A", "B", "tie") else "invalid"
-            yield i, Answer(verdict, Reply(str(said)))
+            text = said if isinstance(said, str) else shown(said)
+            verdicts: dict[str, Verdict] = {"A": "A", "B": "B", "tie": "tie"}
+            yield i, Answer(verdicts.get(text, "invalid"), Reply(text[:MOST_OF_A_REPLY]))
 
 
 def load_script(spec: str) -> ScriptedJudge:
