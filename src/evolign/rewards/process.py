@@ -111,7 +111,7 @@ class RewardProcess:
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def receive(self) -> Outcome | None:
-        """The outcome of the job, or None if it is not there yet, or the worker only reports that it is ready.
+        """The outcome of the job, or None if it is not there yet or the worker only reports that it is ready.
 
         Raises ConfigError where the reward cannot be loaded, RewardError where it is broken, KilledAtStart.
         """
