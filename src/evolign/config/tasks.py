@@ -6,7 +6,7 @@ from pydantic import Field
 
 from evolign.config.paths import RewardName, Source
 from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, VicunaConfig, XsumConfig
-from evolign.config.section import AtMost, Batch, CountOrNone, Goal, Made, Positive, Section, Seed
+from evolign.config.section import AtMost, Batch, CountOrNone, Goal, Made, Name, Positive, Section, Seed
 
 INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
 LIVE_ROWS = "(live rows)"
