@@ -22,6 +22,8 @@ Z = 1.959964
 RESAMPLES = 2000
 """Resamples of a bootstrap."""
 ROUGE = ("rouge1", "rouge2", "rougeL")
+ROUNDING = 1e-12
+"""Figures that differ by less, relative to the largest, differ by rounding alone."""
 STEMS_KEPT = 100_000
 """Size of the cache of stems."""
 FIRST_GREEK = "\u0370"
@@ -30,6 +32,23 @@ UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", 
 """Scripts that write words without spaces between them, as Unicode names their characters."""
 TEXTS_KEPT = 4096
 """Size of the cache of texts' words: references recur."""
+
+
+def levelled(values: np.ndarray) -> np.ndarray:
+    """The values, with those that differ by rounding alone made equal; NaN stays NaN.
+
+    Whether two rewards or two means of rewards are equal decides what is learnt from them.
+
+    >>> levelled(np.array([0.1 + 0.2, 0.3, 0.5])).tolist()
+    [0.3, 0.3, 0.5]
+    """
+    flat = np.sort(values[~np.isnan(values)], axis=None)
+    if not len(flat):
+        return values
+    starts = np.append(True, np.diff(flat) > ROUNDING * np.abs(flat).max())
+    level = flat[starts]
+    at = np.clip(np.searchsorted(level, values, side="right") - 1, 0, None)
+    return np.where(np.isnan(values), values, level[at])
 
 
 def interval(score_P: np.ndarray, metric: str, seed: int = 0) -> tuple[float, float]:

@@ -4,7 +4,10 @@ A stream depends only on the run's seed and its labels, so nothing has to be sav
 and no stream depends on how many numbers another one has used.
 """
 
+import contextlib
 import hashlib
+import random
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,3 +21,17 @@ def key(seed: int, *labels: object) -> int:
 def stream(seed: int, *labels: object) -> np.random.Generator:
     """The random generator of the stream `labels` of the run `seed`."""
     return np.random.default_rng(key(seed, *labels))
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Leave Python's, numpy's and torch's global random states as they are: trainers seed all of them."""
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -17,7 +17,7 @@ from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError, RewardError
 from evolign.evolution.fitness import build_fitness
 from evolign.evolution.loop import Outcome, evolve
-from evolign.evolution.prompts import change_rate, draw_prompts, with_mean_row
+from evolign.evolution.prompts import change_rate, draw_prompts, mean_score, with_mean_row
 from evolign.evolution.search import Search
 from evolign.evolution.step_size import TOLERANCE, bisect, calibrate, candidates_at
 from evolign.metrics import bootstrap, interval, wilson
@@ -338,6 +338,12 @@ def test_prompts_to_which_the_reward_does_not_apply_are_left_out_of_the_mean(
             assert row[name] == pytest.approx(other[name], rel=1e-12)
     scores = [sample["score"] for sample in run.samples]
     assert None in scores and not any(isinstance(score, float) and np.isnan(score) for score in scores)
+
+
+def test_fitness_that_differs_by_rounding_is_equal() -> None:
+    one, other = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
+    assert sum(one) / 3 != sum(other) / 3, "otherwise there is nothing to test"
+    assert np.ptp(mean_score(np.array([one, other])[:, :, None])) == 0
 
 
 def test_a_reward_that_applies_to_nothing_is_an_error(go: Callable[..., Finished]) -> None:

@@ -401,6 +401,13 @@ def test_advantages_are_centred_within_the_prompt_and_equal_rewards_say_nothing(
     assert normalised_PS[0] == pytest.approx(np.array([2, -1, -1, 0]) / np.sqrt(2))
 
 
+def test_rewards_that_differ_by_rounding_are_equal() -> None:
+    score_PS = np.array([[0.3, 0.1 + 0.2, 0.3], [0.9, 0.3, 0.6]])
+    advantage_PS, kept_PS = advantages(score_PS, normalise=True)
+    assert kept_PS.any(axis=1).tolist() == [False, True] and (advantage_PS[0] == 0).all()
+    assert advantage_PS[1, 2] == 0
+
+
 def test_a_reward_that_applies_to_nothing_is_an_error() -> None:
     with pytest.raises(RewardError, match="returned None"):
         compute(fake(lambda theta_D, text: 0.0, ["a"]), lambda example, text: np.nan, np.array([[0.1]]))

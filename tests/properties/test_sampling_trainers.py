@@ -1,6 +1,7 @@
 """Trainers that learn from their own completions: ESO and its family, GRPO and PPO, against sums by hand."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_the_first_step_of_eso_is_equation_10_on_the_engines_responses(
         assert_equal_gradients(trainer.watch.gradients[0], expected)
 
 
-@pytest.mark.parametrize(("first", "steps"), [("last", [3]), (1, [1, 2, 3]), (2, [2, 3]), (4, [])])
+@pytest.mark.parametrize(("first", "steps"), [("last", [3]), (1, [1, 2, 3]), (2, [2, 3])])
 def test_the_objective_joins_in_its_epoch(
     first: int | str, steps: list[int], llama: BaseModel, tmp_path: Path
 ) -> None:
@@ -111,6 +112,20 @@ def test_the_objective_joins_in_its_epoch(
         found = rows_of(trainer)
         assert [row["step"] for row in found if "loss_objective" in row] == steps
         assert trainer.session.state.completions == 24 * len(steps)
+
+
+def test_an_objective_that_never_joins_is_refused(llama: BaseModel, tmp_path: Path) -> None:
+    words = "from_epoch = 4 is after the last of 3 epochs, so the run would be plain supervised"
+    late: dict[str, Any] = {"objective": {"from_epoch": 4}}
+    with pytest.raises(ConfigError, match=words):
+        parse({"method": "eso", "training": {"epochs": 2.5}, **late})
+    for steps, refused in ((3, True), (4, False)):  # an epoch of the task is one step
+        training = ONE_STEP | {"max_steps": steps}
+        with (
+            pytest.raises(ConfigError, match=words) if refused else nullcontext(),
+            prepared("eso", llama, task(), tmp_path / str(steps), training=training, **late),
+        ):
+            pass
 
 
 def test_eso_of_weight_zero_is_sft_bit_for_bit_and_samples_nothing(llama: BaseModel, tmp_path: Path) -> None:

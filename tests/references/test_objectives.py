@@ -45,6 +45,21 @@ def test_unlikelihood_is_minus_log_of_1_minus_p_averaged_over_the_negatives(
     assert unlikelihood(*arguments, log_probability=how).item() == pytest.approx(loss)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "reward", [(0.9, 0.3, 0.6), (0.6, 0.3, 0.9), (1000.9, 1000.3, 1000.6), (-0.6, -1.2, -0.9)]
+)
+def test_a_response_as_good_as_the_mean_is_no_negative_of_unlikelihood(
+    reward: tuple[float, ...], kind: torch.dtype
+) -> None:
+    # Only the worst is a negative: -log(1 - 1/2).  The middle one, of -log(0.1), is none.
+    middle = sorted(range(3), key=lambda j: reward[j])[1]
+    probability = [0.9 if j == middle else 0.5 for j in range(3)]
+    logprob, mask = torch.tensor(probability, dtype=kind).log()[None, :, None], torch.ones(1, 3, 1)
+    found = unlikelihood(logprob, torch.tensor([reward], dtype=kind), mask)
+    assert found.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
 @pytest.mark.parametrize(("how", "loss"), [("sum", -0.05 / 6), ("mean", -0.525 / 6)])
 def test_self_critical_weighs_log_probability_by_what_the_greedy_response_is_ahead(
     how: Reduction, loss: float
@@ -63,6 +78,11 @@ def test_rrhf_sums_by_how_much_a_worse_response_is_likelier(how: Reduction, loss
     # Worse, better: (2, 1), (2, 3), (3, 1).  mean: p = -0.5, -1, -4, violated by (2, 3): -1 + 4 = 3.
     # sum: p = -1, -2, -4, violated by (2, 3): -2 + 4 = 2.
     assert rrhf(*tensors(LOGPROB, REWARD, MASK), log_probability=how).item() == pytest.approx(loss)
+
+
+def test_rewards_that_differ_by_rounding_are_not_ranked() -> None:
+    logprob, mask = torch.tensor([[[-1.0], [-2.0]]], dtype=torch.float64), torch.ones(1, 2, 1)
+    assert rrhf(logprob, torch.tensor([[0.3, 0.1 + 0.2]], dtype=torch.float64), mask) == 0
 
 
 def test_token_rewards_are_the_kl_penalty_and_the_score_at_the_last_token() -> None:

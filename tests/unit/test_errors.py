@@ -4,12 +4,15 @@ What a recipe's syntax can get wrong is in test_config.py, what rows can in test
 """
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import evolign
 from evolign.commands.run import Result
@@ -282,6 +285,11 @@ def test_what_a_reward_prints_is_not_taken_for_its_answer(
     assert "[1.0]" not in capfd.readouterr().out
 
 
+def random_states() -> tuple[object, ...]:
+    """Python's, numpy's and torch's global states."""
+    return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
+
+
 def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -296,7 +304,7 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
             "reward": lambda completions, **columns: [len(text) / 4 for text in completions],
             "out": tmp_path / "run",
             "task": {"prompt": "question", "num_validation": 3},
-            "adapter": {"rank": 2, "warm_start": None},
+            "adapter": {"rank": 2, "warm_start": {"max_steps": 1}},
             "sampling": {"max_new_tokens": 4},
             "strategy": {"name": "snes", "population": 2, "sigma": 0.5},
             "evolution": {"generations": 1, "prompts_per_generation": 4},
@@ -318,7 +326,9 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
     shutil.rmtree(tmp_path / "run", ignore_errors=True)  # `open` is a reward that raises, not a wrong setting
     model.train()
     tokenizer.pad_token = None
+    before = random_states()
     result = evolve()
+    assert random_states() == before
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
     assert tokenizer.pad_token is None, "the model and its tokenizer are given back as they were"
     with pytest.raises(RunError, match="holds a finished run, and whether it used this reward"):

@@ -9,6 +9,7 @@ from evolign.config import Config, EvolutionConfig
 from evolign.errors import ConfigError, EvolignError, UnreachableError
 from evolign.rewards.check import check_reward
 from evolign.rewards.scoring import Scorer
+from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
 from evolign.tasks.leaks import leaks
@@ -30,6 +31,7 @@ class Finding:
     detail: str
 
 
+@random_states_kept()
 def check(config: Config) -> list[Finding]:
     """Check settings, data, reward, model, memory and prompts of `config`, in this order. Raises nothing."""
     findings = [Finding("settings", "ok", f"method {config.method}, seed {config.seed}")]

@@ -11,12 +11,14 @@ from evolign.errors import ConfigError, RunError
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import read_config
+from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.types import Population
 
 SPLITS = ("train", "validation", "test")
 
 
+@random_states_kept()
 def evaluate(
     target: str,
     *,

@@ -12,6 +12,7 @@ from evolign.errors import ConfigError, RunError
 from evolign.runs.directory import RunDir, check_new, read_config
 from evolign.runs.progress import Progress, Terminal
 from evolign.runs.provenance import data_fingerprint, provenance
+from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
 from evolign.tasks.needs import check_needs
@@ -54,6 +55,7 @@ class Result:
         return model if model.is_dir() else self.adapter
 
 
+@random_states_kept()
 def run(
     config: Config,
     out: str | Path,
@@ -77,6 +79,7 @@ def run(
             raise
 
 
+@random_states_kept()
 def resume(
     path: str | Path,
     *,

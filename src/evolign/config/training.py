@@ -1,5 +1,6 @@
 """The configurations of the methods that train by gradients."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -135,6 +136,15 @@ class OnPolicyObjectiveConfig(Section):
     log_probability: Literal["sum", "mean"] = "sum"
     """Of a response: the sum over its tokens (paper), or their mean."""
 
+    def check_epochs(self, epochs: float) -> None:
+        """Raise ValueError where the objective would join after all of so many epochs."""
+        if self.from_epoch != "last" and self.from_epoch > math.ceil(epochs):
+            raise ValueError(
+                f"objective.from_epoch = {self.from_epoch} is after the last of {math.ceil(epochs)} epochs, "
+                "so the run would be plain supervised fine-tuning; use an earlier epoch, objective.from_epoch "
+                "= last, or method = sft"
+            )
+
 
 class RrhfObjectiveConfig(OnPolicyObjectiveConfig):
     """Like `OnPolicyObjectiveConfig`, with RRHF's default weight and per-token log-probabilities."""
@@ -145,7 +155,19 @@ class RrhfObjectiveConfig(OnPolicyObjectiveConfig):
     """Of a response: the mean over its tokens (paper), or their sum."""
 
 
-class EsoConfig(GradientConfig):
+class OnPolicyConfig(GradientConfig):
+    """What ESO and its family have in common."""
+
+    objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
+
+    @model_validator(mode="after")
+    def _the_objective_joins(self) -> "OnPolicyConfig":
+        if self.training.max_steps is None:
+            self.objective.check_epochs(self.training.epochs)
+        return self
+
+
+class EsoConfig(OnPolicyConfig):
     """Evolution Strategy Optimization."""
 
     method: Literal["eso"] = "eso"
@@ -153,7 +175,7 @@ class EsoConfig(GradientConfig):
     objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
 
 
-class UnlikelihoodConfig(GradientConfig):
+class UnlikelihoodConfig(OnPolicyConfig):
     """Unlikelihood of sampled responses that score below their prompt's mean."""
 
     method: Literal["unlikelihood"] = "unlikelihood"
@@ -161,7 +183,7 @@ class UnlikelihoodConfig(GradientConfig):
     objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
 
 
-class SelfCriticalConfig(GradientConfig):
+class SelfCriticalConfig(OnPolicyConfig):
     """Self-critical policy gradient: the greedy response is the baseline."""
 
     method: Literal["self_critical"] = "self_critical"
@@ -169,7 +191,7 @@ class SelfCriticalConfig(GradientConfig):
     objective: OnPolicyObjectiveConfig = OnPolicyObjectiveConfig()
 
 
-class RrhfConfig(GradientConfig):
+class RrhfConfig(OnPolicyConfig):
     """Ranking of responses by their reward."""
 
     method: Literal["rrhf"] = "rrhf"

@@ -8,6 +8,7 @@ import numpy as np
 
 from evolign.config import EvolutionConfig
 from evolign.errors import RewardError
+from evolign.metrics import levelled
 from evolign.rewards.scoring import Scorer, Scores
 from evolign.seeding import key, stream
 from evolign.tasks.base import Task
@@ -58,7 +59,8 @@ def score_completions(
 def mean_score(score_NPS: np.ndarray) -> np.ndarray:
     """The fitness of every candidate, (N,): the mean over its completions to which the reward applies.
 
-    Raises RewardError if it applies to none of them.
+    Means that differ by rounding alone are equal: a strategy that ranks or scales would blow it up. Raises
+    RewardError if the reward applies to none of a candidate's completions.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's word for what is raised below
@@ -68,7 +70,7 @@ def mean_score(score_NPS: np.ndarray) -> np.ndarray:
             "the reward returned None (not applicable) for every completion of a candidate, which then has "
             "no fitness; return a number for at least one prompt of a generation"
         )
-    return fitness_N
+    return levelled(fitness_N)
 
 
 def change_rate(text_NPS: np.ndarray, shared: bool = True) -> float:

@@ -17,6 +17,7 @@ from evolign.errors import ConfigError
 from evolign.policy.adapter import new_adapter
 from evolign.policy.base_model import BaseModel
 from evolign.policy.restoring import given_back, on_one_gpu, quiet
+from evolign.seeding import random_states_kept
 from evolign.types import Example
 
 
@@ -62,7 +63,7 @@ def _fine_tune(
         quiet(),
         contextlib.redirect_stdout(io.StringIO()),
         tempfile.TemporaryDirectory() as scratch,
-        torch.random.fork_rng(),
+        random_states_kept(),
     ):
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import PrinterCallback
 
 from evolign.config import GradientConfig
@@ -14,6 +13,7 @@ from evolign.policy.restoring import given_back, quiet
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
+from evolign.seeding import random_states_kept
 from evolign.tasks.base import Task, examples
 from evolign.trainers.session import PolicySession, Session
 from evolign.trainers.trainable import Trainable
@@ -47,7 +47,7 @@ def train(
 def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
     """Train from the newest checkpoint to a limit, evaluate, export, and write result.json."""
     run, trainable = session.run, session.trainable
-    with quiet(), torch.random.fork_rng():
+    with quiet(), random_states_kept():
         trainer = build(session)
         trainable.restrict()
         session.progress.say(f"Training {trainable} with {session.config.method}.")

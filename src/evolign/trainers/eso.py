@@ -5,6 +5,7 @@
 One trainer, on top of TRL's SFTTrainer. The methods differ only in their entry of `OBJECTIVES` (`losses.py`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from evolign.config import EsoConfig, RrhfConfig, SelfCriticalConfig, UnlikelihoodConfig
 from evolign.engines.transformers.log_probs import token_logprobs
+from evolign.errors import ConfigError
 from evolign.policy.base_model import BaseModel
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
@@ -77,6 +79,7 @@ class OnPolicy(Sft):
         self.data_collator: Any = self._with_index
         self._options = session.config.objective  # type: ignore[attr-defined]
         self._objective = OBJECTIVES[session.config.method]
+        self._check_epochs()
         self._paired = any(example.completion is not None for example in session.task.train)
         self._taken: tuple[int, int] = (-1, 0)
 
@@ -101,6 +104,17 @@ class OnPolicy(Sft):
         """The batch with the numbers of its rows."""
         plain = [{name: value for name, value in row.items() if name != "index"} for row in rows]
         return dict(self._collate(plain)) | {"index": [row["index"] for row in rows]}
+
+    def _check_epochs(self) -> None:
+        """Raise ConfigError where `training.max_steps` ends before the objective joins."""
+        arguments = self.args
+        batches = math.ceil(len(self.examples) / arguments.per_device_train_batch_size)
+        steps_per_epoch = math.ceil(batches / arguments.gradient_accumulation_steps)
+        if arguments.max_steps > 0:
+            try:
+                self._options.check_epochs(arguments.max_steps / steps_per_epoch)
+            except ValueError as error:
+                raise ConfigError(f"training.max_steps = {arguments.max_steps}: {error}") from error
 
     def _has_come(self) -> bool:
         """Whether the objective is part of the loss in this epoch."""

@@ -13,7 +13,8 @@ A response whose reward does not apply, or that has no tokens, is ignored, as if
 been sampled. The loss is a scalar, to be minimised, the mean over prompts. An uninformative prompt (for
 `self_critical`: no response is left, or no baseline; for the others: fewer than two responses are left, or
 their rewards are all equal) adds exactly 0 and still counts in that mean.
-Rewards are constants: no gradient flows into them.
+Rewards are constants: no gradient flows into them. Where they are compared with each other or with their
+mean, what differs by rounding alone is equal.
 """
 
 import math
@@ -143,7 +144,10 @@ def rrhf(
     kept_PJT = _kept(reward_PJ, mask_PJT)
     kept_PJ = kept_PJT.any(2)
     p_PJ = response_logprob(logprob_PJT, kept_PJT, log_probability)
-    worse_PJJ = (reward_PJ[:, :, None] < reward_PJ[:, None, :]) & kept_PJ[:, :, None] & kept_PJ[:, None, :]
+    ahead_PJJ = reward_PJ[:, None, :] - reward_PJ[:, :, None]
+    worse_PJJ = (
+        (ahead_PJJ > rounding(reward_PJ, kept_PJ)[:, :, None]) & kept_PJ[:, :, None] & kept_PJ[:, None, :]
+    )
     violation_PJJ = (p_PJ[:, :, None] - p_PJ[:, None, :]).clamp(min=0)
     return violation_PJJ.masked_fill(~worse_PJJ, 0).sum((1, 2)).mean()
 
@@ -181,13 +185,20 @@ def response_logprob(logprob_PJT: Tensor, mask_PJT: Tensor, how: Reduction) -> T
 def advantage(reward_PJ: Tensor, kept_PJ: Tensor) -> Tensor:
     """R_j - mean R over a prompt's responses that are kept, shape (P, J); 0 for the others.
 
-    Exactly 0 where all rewards of a prompt are equal: the lowest is taken off before the mean, so that
-    rounding leaves nothing.
+    Exactly 0 where a reward is equal to the mean but for rounding, so also where all are equal.
     """
     lowest_P1 = reward_PJ.masked_fill(~kept_PJ, torch.inf).amin(1, keepdim=True)
     above_PJ = (reward_PJ - lowest_P1).masked_fill(~kept_PJ, 0).detach()
     mean_P1 = above_PJ.sum(1, keepdim=True) / kept_PJ.sum(1, keepdim=True).clamp(min=1)
-    return (above_PJ - mean_P1).masked_fill(~kept_PJ, 0)
+    advantage_PJ = above_PJ - mean_P1
+    equal_PJ = advantage_PJ.abs() <= rounding(reward_PJ, kept_PJ)
+    return advantage_PJ.masked_fill(~kept_PJ | equal_PJ, 0)
+
+
+def rounding(reward_PJ: Tensor, kept_PJ: Tensor) -> Tensor:
+    """By how much rewards of a prompt, or their mean, may differ by rounding alone, shape (P, 1)."""
+    largest_P1 = reward_PJ.detach().abs().masked_fill(~kept_PJ, 0).amax(1, keepdim=True)
+    return (4 + reward_PJ.shape[1]) * torch.finfo(reward_PJ.dtype).eps * largest_P1
 
 
 def _kept(reward_PJ: Tensor, mask_PJT: Tensor) -> Tensor:

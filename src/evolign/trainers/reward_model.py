@@ -21,7 +21,7 @@ from evolign.policy.restoring import quiet
 from evolign.policy.threads import cpu_threads
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
-from evolign.seeding import key
+from evolign.seeding import key, random_states_kept
 from evolign.tasks.base import Task
 from evolign.tasks.needs import pairs
 from evolign.trainers.course import follow
@@ -53,7 +53,7 @@ class Classifier(Trainable):
         self.base = base
         self._use_cache = getattr(base.model.config, "use_cache", True)
         self._space = None
-        with quiet(), torch.random.fork_rng():
+        with quiet(), random_states_kept():
             torch.manual_seed(key(config.seed, "score head"))
             self._whole = AutoModelForSequenceClassification.from_pretrained(
                 base.name,
@@ -68,7 +68,7 @@ class Classifier(Trainable):
         if config.adapter is not None:
             settings = lora_config(base.model, config.adapter)
             settings.task_type = "SEQ_CLS"  # PEFT then trains the head as well
-            with quiet(), torch.random.fork_rng():
+            with quiet(), random_states_kept():
                 torch.manual_seed(config.seed)
                 self.model = get_peft_model(self._whole, settings)
 

@@ -39,7 +39,7 @@ from evolign.engines import Engine
 from evolign.evolution.fitness.base import FitnessValues
 from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
-from evolign.metrics import LOG_RATIO_BOUND
+from evolign.metrics import LOG_RATIO_BOUND, ROUNDING, levelled
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
 from evolign.tasks.base import Task, ids
@@ -283,14 +283,17 @@ def advantages(score_PS: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.nd
     """Rewards minus their prompt's mean, (P, S), and which of them are informative.
 
     A completion is informative if the reward applies to it (is not NaN) and the rewards of its prompt differ.
-    `normalise` divides by the prompt's standard deviation.
+    Rewards that differ from each other or from their mean by rounding alone are equal. `normalise` divides by
+    the prompt's standard deviation.
     """
+    score_PS = levelled(score_PS)
     applies_PS = ~np.isnan(score_PS)
     differ_P = np.where(applies_PS, score_PS, -np.inf).max(1) > np.where(applies_PS, score_PS, np.inf).min(1)
     kept_PS = applies_PS & differ_P[:, None]
     count_P = np.maximum(kept_PS.sum(axis=1), 1)
     mean_P = np.where(kept_PS, score_PS, 0.0).sum(axis=1) / count_P
     advantage_PS = np.where(kept_PS, score_PS - mean_P[:, None], 0.0)
+    advantage_PS[np.abs(advantage_PS) <= ROUNDING * np.abs(np.nan_to_num(score_PS)).max()] = 0.0
     if normalise:
         deviation_P = np.sqrt((advantage_PS**2).sum(axis=1) / count_P)
         advantage_PS = advantage_PS / np.where(differ_P, deviation_P, 1.0)[:, None]
