@@ -303,24 +303,41 @@ def test_the_change_rate_compares_only_prompts_that_the_mean_has_met() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fitness", "words"),
+    ("sign", "words"),
     [
-        ("0.0", "too hard for the model, sampling.max_new_tokens too small, or the reward may not read"),
-        ("1.0", "may be solved already, or strategy.sigma too small to change any completion"),
+        (-1, "too hard for the model, sampling.max_new_tokens too small, or the reward may not read"),
+        (1, "may be solved already, or strategy.sigma too small to change any completion"),
     ],
 )
 def test_flat_fitness_is_told_once_with_its_likely_cause(
-    go: Callable[..., Finished], fitness: str, words: str
+    go: Callable[..., Finished], sign: int, words: str
 ) -> None:
+    """Prompts differ, candidates do not."""
+
     def warnings(generations: int) -> list[str]:
         config = settings(evolution={"generations": generations})
-        run = go(config, lambda theta_D, example: fitness)
+        run = go(config, lambda theta_D, example: str(sign * (1 + example.columns["number"])))
         assert run.outcome.state.flat == generations and run.outcome.theta_D.tolist() == [0.0] * 4
         return [line for line in run.said if "same fitness" in line]
 
     assert warnings(4) == []
     [told] = warnings(12)
-    assert words in told and f"({float(fitness):.3g}) for 5 generations" in told
+    assert words in told and "for 5 generations" in told
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"), [("0.0", "too hard for the model"), ("1.0", "may be solved already")]
+)
+def test_rewards_that_are_all_equal_are_told_after_the_first_batches(
+    go: Callable[..., Finished], reward: str, words: str
+) -> None:
+    """The batches are the validation of the start (5 prompts) and two generations (9 policies, 4 prompts)."""
+    run = go(settings(evolution={"generations": 9}), lambda theta_D, example: reward)
+    [told] = [line for line in run.said if line.startswith("Warning")]
+    assert words in told and f"all 77 rewards so far are equal ({float(reward):.3g})" in told
+    [summary] = run.outcome.state.costs()["warnings"]
+    assert words in summary and f"are equal ({float(reward):.3g})" in summary
+    assert go(settings()).outcome.state.costs()["warnings"] == []
 
 
 def test_prompts_to_which_the_reward_does_not_apply_are_left_out_of_the_mean(
@@ -365,7 +382,8 @@ def test_a_row_of_metrics_holds_what_the_documentation_promises(go: Callable[...
     run = go(config)
     promised = {
         "generation", "fitness_mean", "fitness_max", "fitness_min", "fitness_std", "fitness_of_mean", "sigma",
-        "change_rate", "truncated", "completions", "generated_tokens", "seconds", "seconds_generate",
+        "reward_min", "reward_max", "change_rate", "truncated", "completions",
+        "generated_tokens", "seconds", "seconds_generate",
         "seconds_score", "seconds_update", "peak_memory_bytes", "reward_timeouts", "reward_crashes",
     }  # fmt: skip
     evaluated = {

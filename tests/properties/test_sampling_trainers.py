@@ -247,6 +247,11 @@ def flat(prompts: Any, completions: Any, **columns: Any) -> list[float]:
     return [0.7] * len(prompts)
 
 
+def said(trainer: Any) -> list[str]:
+    progress: Silent = trainer.session.progress
+    return progress.said
+
+
 def silent_on_train(prompts: Any, completions: Any, wanted: Any, **columns: Any) -> list[float | None]:
     """A reward that applies to held-out prompts alone."""
     found = share(prompts, completions, wanted)
@@ -270,6 +275,8 @@ def test_completions_that_say_nothing_change_nothing_and_are_counted(
         found = rows_of(trainer)
         assert [("reward_mean" in row) for row in found] == [reward is flat] * 2
         assert trainer.session.state.completions == 2 * {"grpo": 12, "ppo": 4, "eso": 8}[method]
+        told = [line for line in said(trainer) if line.startswith("Warning: all")]
+        assert len(told) == (reward is flat) == len(trainer.session.state.costs()["warnings"])
         if method == "eso":
             assert [row["loss_objective"] for row in found] == [0, 0]
         else:

@@ -87,7 +87,7 @@ def test_without_a_spread_over_seeds_the_runs_own_interval_is_shown_and_said_to_
     assert any(note.startswith("†") and "over prompts" in note for note in found.results.notes)
 
 
-def test_the_mean_curve_holds_each_seeds_last_validation_and_ends_with_the_first_seed() -> None:
+def test_the_mean_curve_holds_each_seeds_last_validation_and_ends_with_the_last_seed() -> None:
     one = [Point(0, 0.0, 0, 0), Point(10, 0.4, 0, 0), Point(20, 0.6, 0, 0)]
     other = [Point(2, 0.2, 0, 0), Point(15, 0.8, 0, 0), Point(40, 1.0, 0, 0)]
     found = mean_curve([one, other, []])
@@ -96,8 +96,10 @@ def test_the_mean_curve_holds_each_seeds_last_validation_and_ends_with_the_first
         (10, 0.2, 0.4),
         (15, 0.4, 0.8),
         (20, 0.6, 0.8),
+        (40, 0.6, 1.0),
     ]
-    assert [p.y for p in found] == pytest.approx([0.1, 0.3, 0.6, 0.7])
+    assert [p.y for p in found] == pytest.approx([0.1, 0.3, 0.6, 0.7, 0.8])
+    assert mean_curve([one, [Point(21, 0.1, 0, 0)]]) == [], "one began after the other's end"
     assert mean_curve([one]) == one and mean_curve([]) == []
 
 

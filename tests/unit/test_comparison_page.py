@@ -16,7 +16,7 @@ import pytest
 from comparison_runs import make_run, samples
 
 import evolign
-from evolign.comparison.figures import COLOURS, curves
+from evolign.comparison.figures import COLOURS, curves, forest
 from evolign.comparison.page import page
 from evolign.comparison.report import Comparison, build
 from evolign.errors import ConfigError, RunError
@@ -233,6 +233,43 @@ def test_costs_of_very_different_size_have_a_logarithmic_axis_that_begins_at_zer
     starts = {line.marks[0].x for line in charts[0].lines}
     assert starts == {places[0]} and charts[0].lines[1].marks[-1].x <= charts[0].right
     assert "log" not in page(build([make("c"), make("d", "sft", completions=(0, 0, 0))])).split("</style>")[1]
+
+
+def test_a_mean_whose_seeds_all_reached_the_target_ends_above_it(make: Make) -> None:
+    """A seed that stops at the target is not forgotten while the others go on."""
+    quick = make("quick", values=(0.2, 0.5, 0.91), completions=(0, 40, 90))
+    slow = make("slow", seed=1, values=(0.2, 0.5, 0.7, 0.93), completions=(0, 40, 90, 200))
+    for chart in curves(build([quick, slow]).entries, "accuracy_greedy", 0.9):
+        assert chart.target is not None and chart.lines[0].marks[-1].y < chart.target  # downwards
+
+
+def test_labels_of_the_figures_are_inside_them_and_beside_the_curves(make: Make) -> None:
+    """At the size of letters on a phone, 17 in curves and 20 in the forest, at most 0.65 wide."""
+    run = make("a", values=(0.9925, 0.995, 0.9975), completions=(0, 125_000, 247_500))
+    comparison = build([run], target=0.994)
+    entries = comparison.entries
+    for chart in curves(entries, "accuracy_greedy", comparison.target):
+        for tick in chart.x_ticks:
+            half = 17 * 0.65 * len(tick.text) / 2
+            assert tick.at - half >= 0 and tick.at + half <= chart.width
+        assert all(17 * 0.65 * len(tick.text) <= chart.left - 8 for tick in chart.y_ticks)
+    found = forest(entries, "accuracy_greedy")
+    assert found is not None
+    for tick in found.x_ticks:
+        half = 20 * 0.65 * len(tick.text) / 2
+        assert tick.at - half >= 0 and tick.at + half <= found.width
+    right = curves(entries, "accuracy_greedy", comparison.target)[0].right
+    [label] = {*re.findall(r'<text x="(\d+)"[^>]*>target<', page(comparison))}
+    assert int(label) > right, "no curve goes there"
+
+
+def test_the_legend_of_the_curves_has_no_entry_without_one(make: Make) -> None:
+    paths = [make("a"), make("b", "grpo"), make("c", "sft")]
+    metrics = paths[2] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("accuracy_greedy", "accuracy_sampled"))
+    curves_section = page(build(paths)).split("while the runs went on</h2>")[1].split("</ul>")
+    assert [name in curves_section[0] for name in ("evolution", "grpo", "sft")] == [True, True, False]
+    assert "Without validations of accuracy_greedy: sft" in curves_section[1]
 
 
 def test_every_colour_can_be_told_from_its_ground() -> None:

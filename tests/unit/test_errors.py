@@ -304,7 +304,7 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
             "reward": lambda completions, **columns: [len(text) / 4 for text in completions],
             "out": tmp_path / "run",
             "task": {"prompt": "question", "num_validation": 3},
-            "adapter": {"rank": 2, "warm_start": {"max_steps": 1}},
+            "adapter": {"rank": 2, "warm_start": None},
             "sampling": {"max_new_tokens": 4},
             "strategy": {"name": "snes", "population": 2, "sigma": 0.5},
             "evolution": {"generations": 1, "prompts_per_generation": 4},
@@ -327,12 +327,16 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
     model.train()
     tokenizer.pad_token = None
     before = random_states()
-    result = evolve()
+    learning = {
+        "task": {"prompt": "question", "completion": "answer", "num_validation": 3, "num_warmup": 2},
+        "adapter": {"rank": 2, "warm_start": {"max_steps": 1}},
+    }
+    result = evolve(**learning)
     assert random_states() == before
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
     assert tokenizer.pad_token is None, "the model and its tokenizer are given back as they were"
     with pytest.raises(RunError, match="holds a finished run, and whether it used this reward"):
-        evolve()
+        evolve(**learning)
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())["task"]
     assert (recorded["train"], recorded["reward"]) == ("(live rows)", "(live function <lambda>)")
     with pytest.raises(RunError, match="holds a run of other settings; give another `out`"):

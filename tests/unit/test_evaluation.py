@@ -66,6 +66,14 @@ def judged(examples: Sequence[Example] = EXAMPLES, engine: Any = None, **given: 
     )
 
 
+def test_equal_rewards_are_told() -> None:
+    def found(*scores: float | None) -> Evaluation:
+        return Evaluation({}, [{"score": score} for score in scores])
+
+    assert "all 3 rewards so far are equal (0)" in found(0.0, None, 0.0, 0.0).warning
+    assert found(0.0, 1.0).warning == found(1.0).warning == found(None).warning == found().warning == ""
+
+
 def test_rouge_is_the_mean_over_the_examples_that_have_a_reference() -> None:
     bare = [Example("d", "prompt d"), Example("c", "prompt c", completion="¿¡")]
     found = judged(

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from evolign.cli.last_resort import last_resort
-from evolign.cli.show import print_comparison, print_metrics, print_result, run_judge
+from evolign.cli.show import print_comparison, print_metrics, print_result, run_judge, warn
 from evolign.errors import EvolignError
 
 app = typer.Typer(
@@ -119,6 +119,8 @@ def evaluate(
     settings: dict[str, Any] = {"task": task, "split": split, "overrides": overrides or []}
     found = evaluate(target, **settings, out=out)
     print_metrics({"score": found.metrics}, all_of_them=True)
+    if found.warning:
+        warn(found.warning)
     if judge is None:
         return
     theirs: Any = against

@@ -20,6 +20,13 @@ def print_result(result: Any) -> None:
         f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**20:,.0f} MiB.\n"
         f"Exported {exported} (best on validation): {result.weights}\nRun directory: {result.path}"
     )
+    for warning in summary.get("warnings", ()):
+        warn(warning)
+
+
+def warn(text: str) -> None:
+    """Something that the user must not miss."""
+    typer.secho(f"Warning: {text}.", err=True, fg="red", bold=True)
 
 
 def print_comparison(comparison: Any) -> None:

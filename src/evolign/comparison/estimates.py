@@ -126,15 +126,18 @@ def validations(run: Run, metric: str, cost: str) -> list[Point]:
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
     """The mean of several seeds' validations, with the range of the seeds as `low` and `high`.
 
-    Each seed counts with its last validation so far (a step function: nothing is interpolated), and only
-    where every seed has been measured: from the last of their starts to the first of their ends. A single
-    seed comes back as it is.
+    Each seed counts with its last validation so far (a step function: nothing is interpolated), also after
+    it has ended: one that stopped at a target stays there, while the others go on. So the mean goes from the
+    last of the seeds' starts to the last of their ends; there is none where a seed began after another's end.
+    A single seed comes back as it is.
     """
     curves = [curve for curve in curves if curve]
     if len(curves) < 2:
         return list(curves[0]) if curves else []
-    start, end = max(curve[0].x for curve in curves), min(curve[-1].x for curve in curves)
-    grid = sorted({point.x for curve in curves for point in curve if start <= point.x <= end})
+    start = max(curve[0].x for curve in curves)
+    if start > min(curve[-1].x for curve in curves):
+        return []
+    grid = sorted({point.x for curve in curves for point in curve if start <= point.x})
     points = []
     for x in grid:
         values = [curve[bisect_right(curve, x, key=lambda point: point.x) - 1].y for curve in curves]

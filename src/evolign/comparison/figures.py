@@ -16,7 +16,8 @@ COLOURS = (
 DASHES = ("", "7 4", "2 3")
 """Lines of the first ten entries, of the next ten, and of the ten after."""
 WIDTH, HEIGHT = 520, 330
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 60, 56, 12, 46
+"""Margins: their texts, among them the target's on the right, have a height of up to 17."""
 MARKS = 7
 """Approximate maximum of markers on a line; the steps show the other points."""
 UNEQUAL = 6
@@ -268,7 +269,7 @@ class Forest:
 
 def forest(entries: Sequence[Entry], metric: str) -> Forest | None:
     """Start and final value of the metric; None where no entry holds it."""
-    row, first, left, width = 46, 30, 14, 640
+    row, first, left, width = 46, 30, 44, 640
     found = [
         (i, entry, metric_over_seeds(entry.runs, "baseline", metric), final)
         for i, entry in enumerate(entries)

@@ -29,6 +29,7 @@ def page(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     entries, metric = comparison.entries, comparison.metric
+    charts = curves(entries, metric, comparison.target)
     return environment.get_template("page.html.j2").render(
         comparison=comparison,
         entries=entries,
@@ -36,7 +37,8 @@ def page(comparison: Comparison) -> str:
         colours=COLOURS,
         facts=_facts(comparison),
         forest=forest(entries, metric),
-        charts=curves(entries, metric, comparison.target),
+        charts=charts,
+        drawn=sorted({line.index for chart in charts for line in chart.lines}),
         cases=cases(entries, metric),
         settings=_settings(comparison),
         commands=[commands(entry) for entry in entries],

@@ -141,8 +141,8 @@ class OnPolicyObjectiveConfig(Section):
         if self.from_epoch != "last" and self.from_epoch > math.ceil(epochs):
             raise ValueError(
                 f"objective.from_epoch = {self.from_epoch} is after the last of {math.ceil(epochs)} epochs, "
-                "so the run would be plain supervised fine-tuning; use an earlier epoch, objective.from_epoch "
-                "= last, or method = sft"
+                "so the run would be plain supervised fine-tuning; use an earlier epoch, last, or method = "
+                "sft"
             )
 
 

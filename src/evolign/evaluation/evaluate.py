@@ -11,6 +11,7 @@ from evolign.engines import Engine
 from evolign.errors import ConfigError, RewardError
 from evolign.metrics import ROUGE, bootstrap, has_words, interval, pass_at_k, rouge
 from evolign.rewards.scoring import Scorer
+from evolign.runs.tally import equal_rewards
 from evolign.seeding import key
 from evolign.tasks.base import Task, ids
 from evolign.types import NO_COST, Cost, Example, Population, Rollouts, Sampling
@@ -28,6 +29,16 @@ class Evaluation:
     """One per decoding, sample and example: id, decoding, prompt, completion, score; `sample` where there are
     several; `reference` and its ROUGE where there is one."""
     cost: Cost = NO_COST
+
+    @property
+    def scores(self) -> list[float]:
+        """The rewards of the completions to which the reward applies."""
+        return [sample["score"] for sample in self.samples if sample.get("score") is not None]
+
+    @property
+    def warning(self) -> str:
+        """What to tell where all rewards are equal, else empty."""
+        return equal_rewards(len(self.scores), self.scores[0]) if len({*self.scores}) == 1 else ""
 
 
 def evaluate(

@@ -14,6 +14,8 @@ from evolign.seeding import key, stream
 from evolign.tasks.base import Task
 from evolign.types import Example, Rollouts, Sampling
 
+REWARD_SPREAD = ("reward_min", "reward_max")
+
 
 def draw_batch(config: EvolutionConfig, task: Task, generation: int, *labels: object) -> list[Example]:
     """The P training prompts of a generation, without replacement; `labels` name one of several draws."""
@@ -54,6 +56,13 @@ def score_completions(
     examples = [example for row in examples_NP for example in row for _ in range(samples)]
     scores = scorer.score(examples, list(rollouts.text_NPS.flat))
     return scores.values.reshape(rollouts.text_NPS.shape), scores
+
+
+def reward_spread(score_NPS: np.ndarray) -> dict[str, float]:
+    """The lowest and the highest reward of a generation; nothing where all are NaN."""
+    if np.isnan(score_NPS).all():
+        return {}
+    return dict(zip(REWARD_SPREAD, (float(np.nanmin(score_NPS)), float(np.nanmax(score_NPS))), strict=True))
 
 
 def mean_score(score_NPS: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The state of a search: strategy, best mean and counters, saved in the run directory's checkpoints."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from evolign.engines import Engine
 from evolign.evaluation.evaluate import evaluate_split, ranking
 from evolign.evaluation.result import keep_samples
 from evolign.evolution.fitness import Fitness, FitnessValues
-from evolign.evolution.prompts import spread
+from evolign.evolution.prompts import REWARD_SPREAD, spread
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
@@ -161,7 +161,9 @@ class Search:
                 "completions, which score scoring.failure_score; try it with `evolign check`."
             )
         state.flat = state.flat + 1 if np.ptp(values.fitness_N) == 0 else 0
-        if state.flat == FLAT_WARNING:
+        extremes = [values.metrics[name] for name in REWARD_SPREAD if name in values.metrics]
+        self._watch(extremes, cost.completions)
+        if state.flat == FLAT_WARNING and not state.all_equal:
             self._progress.say(_flat_warning(values.fitness_of_mean))
         return (
             values.metrics
@@ -176,6 +178,11 @@ class Search:
             }
         )
 
+    def _watch(self, rewards: Iterable[float], count: int | None = None) -> None:
+        """Warn, once, where the first rewards of the run are all equal."""
+        if warning := self.state.watch(rewards, count):
+            self._progress.say(f"Warning: {warning}.")
+
     def validation_is_due(self) -> bool:
         """Every few generations, and after the last one."""
         every = self._config.evaluation.every
@@ -188,6 +195,7 @@ class Search:
         mean = Population.of_mean(self.mean.version)
         found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean)
         state.add_validation(found.cost)
+        self._watch(found.scores)
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_generation, self.best_theta_D = (
                 found.metrics,

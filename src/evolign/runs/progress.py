@@ -68,7 +68,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print a line and log it."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        style = "bold red" if text.startswith("Warning:") else None
+        self._console.print(text, markup=False, soft_wrap=True, style=style)
         try:
             with self._log.open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

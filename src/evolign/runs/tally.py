@@ -1,9 +1,16 @@
-"""What a run has cost so far: counted, limited and reported alike by evolution and by training."""
+"""What a run has cost and seen so far: counted, limited and reported alike by evolution and by training."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from evolign.metrics import levelled
 from evolign.types import Cost
+
+EQUAL_WARNING = 3
+"""Batches of completions whose rewards are all equal before the user is warned, once."""
 
 
 class CostLimits(Protocol):
@@ -26,6 +33,34 @@ class Tally:
     """Rewards that hung, validation included."""
     crashes: int = 0
     """Rewards that killed their process, validation included."""
+
+    rewards: int = 0
+    """Rewards so far, validation included."""
+    batches: int = 0
+    """Batches that they came in."""
+    lowest: float | None = None
+    """Of all rewards so far."""
+    highest: float | None = None
+
+    def watch(self, rewards: Iterable[float], count: int | None = None) -> str:
+        """Take note of a batch of rewards, NaN left out; a warning where the first few were all equal.
+
+        `count`: how many there are, where `rewards` are their extremes.
+        """
+        values = np.array([value for value in rewards if not np.isnan(value)])
+        if not len(values):
+            return ""
+        known = [value for value in (self.lowest, self.highest) if value is not None]
+        extremes = levelled(np.array([values.min(), values.max(), *known]))
+        self.lowest, self.highest = float(extremes.min()), float(extremes.max())
+        self.rewards += len(values) if count is None else count
+        self.batches += 1
+        return self.all_equal if self.batches == EQUAL_WARNING else ""
+
+    @property
+    def all_equal(self) -> str:
+        """What to tell of a run whose rewards have all been the same; empty where they differ."""
+        return "" if self.lowest != self.highest else equal_rewards(self.rewards, self.lowest)
 
     def add(self, cost: Cost) -> None:
         """Count what completions to learn from have cost."""
@@ -60,4 +95,21 @@ class Tally:
             "reward_timeouts": self.timeouts,
             "reward_crashes": self.crashes,
             "seconds": self.seconds,
+            "warnings": [self.all_equal] if self.all_equal else [],
         }
+
+
+def equal_rewards(count: int, value: float | None) -> str:
+    """The warning of `count` rewards that are all `value`; none of fewer than two."""
+    if count < 2 or value is None:
+        return ""
+    cause = (
+        "the task may be too hard for the model, sampling.max_new_tokens too small, or the reward may not "
+        "read the answers"
+        if value <= 0
+        else "the task may be solved already, or the reward may not tell completions apart"
+    )
+    return (
+        f"all {count} rewards so far are equal ({value:.3g}), so there is nothing to learn from: {cause}; "
+        "look at completions and scores in samples.jsonl, and run `evolign check`"
+    )

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -217,6 +217,7 @@ class PolicySession(Session):
         scores = self._scorer.score(examples, completions)
         self.state.add_failures(scores.cost)
         self._step_reward.append(scores.values)
+        self._watch(scores.values)
         return scores.values
 
     def log(self, logs: dict[str, float]) -> None:
@@ -232,7 +233,13 @@ class PolicySession(Session):
         with self.trainable.inference():
             found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, POLICY)
         self.state.add_failures(found.cost)
+        self._watch(found.scores)
         return found
+
+    def _watch(self, rewards: Iterable[float]) -> None:
+        """Warn, once, where the first rewards of the run are all equal."""
+        if warning := self.state.watch(rewards):
+            self.progress.say(f"Warning: {warning}.")
 
     @property
     def metric(self) -> str:

@@ -37,7 +37,7 @@ import numpy as np
 from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import FitnessValues
-from evolign.evolution.prompts import draw_batch, mean_score, sampling, score_completions
+from evolign.evolution.prompts import draw_batch, mean_score, reward_spread, sampling, score_completions
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND, ROUNDING, levelled
 from evolign.policy.spaces.base import SearchSpace
@@ -133,6 +133,7 @@ class LikelihoodFitness:
             cost=rollouts.cost + scores.cost,
             fitness_of_mean=float(mean_score(score_NPS)[0]),
             metrics={
+                **reward_spread(score_NPS),
                 "informative": float(kept_PS.any(axis=1).mean()),
                 "truncated": float(rollouts.truncated_NPS.mean()),
                 "seconds_generate": rollouts.seconds,

@@ -15,6 +15,7 @@ from evolign.evolution.prompts import (
     change_rate,
     draw_prompts,
     mean_score,
+    reward_spread,
     sampling,
     score_completions,
     with_mean_row,
@@ -63,6 +64,7 @@ class RewardFitness:
         shared = self._config.evolution.prompt_sharing == "shared"
         metrics: dict[str, Any] = {
             "change_rate": change_rate(rollouts.text_NPS, shared),
+            **reward_spread(score_NPS),
             "truncated": float(rollouts.truncated_NPS.mean()),
             "seconds_generate": rollouts.seconds,
             "seconds_score": scores.seconds,
