@@ -382,7 +382,7 @@ def test_a_row_of_metrics_holds_what_the_documentation_promises(go: Callable[...
     run = go(config)
     promised = {
         "generation", "fitness_mean", "fitness_max", "fitness_min", "fitness_std", "fitness_of_mean", "sigma",
-        "reward_min", "reward_max", "change_rate", "truncated", "completions",
+        "change_rate", "truncated", "completions",
         "generated_tokens", "seconds", "seconds_generate",
         "seconds_score", "seconds_update", "peak_memory_bytes", "reward_timeouts", "reward_crashes",
     }  # fmt: skip

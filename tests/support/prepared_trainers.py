@@ -30,7 +30,7 @@ from evolign.trainers.trl import Dpo, Grpo, Sft
 from evolign.types import Example
 
 TRAINERS = {**dict.fromkeys(ON_POLICY, OnPolicy), "sft": Sft, "dpo": Dpo, "grpo": Grpo, "ppo": Ppo}
-ONE_STEP = {"max_steps": 1, "batch_size": 12, "scheduler": "constant", "max_grad_norm": 1e9}
+ONE_STEP = {"max_steps": 1, "batch_size": 12, "scheduler": "constant", "max_grad_norm": 1e6}
 """A step on all rows of the task, whatever their order."""
 EOS = 2
 

@@ -14,8 +14,6 @@ from evolign.seeding import key, stream
 from evolign.tasks.base import Task
 from evolign.types import Example, Rollouts, Sampling
 
-REWARD_SPREAD = ("reward_min", "reward_max")
-
 
 def draw_batch(config: EvolutionConfig, task: Task, generation: int, *labels: object) -> list[Example]:
     """The P training prompts of a generation, without replacement; `labels` name one of several draws."""
@@ -58,11 +56,10 @@ def score_completions(
     return scores.values.reshape(rollouts.text_NPS.shape), scores
 
 
-def reward_spread(score_NPS: np.ndarray) -> dict[str, float]:
+def reward_range(score_NPS: np.ndarray) -> tuple[float, ...]:
     """The lowest and the highest reward of a generation; nothing where all are NaN."""
-    if np.isnan(score_NPS).all():
-        return {}
-    return dict(zip(REWARD_SPREAD, (float(np.nanmin(score_NPS)), float(np.nanmax(score_NPS))), strict=True))
+    applies = score_NPS[~np.isnan(score_NPS)]
+    return (float(applies.min()), float(applies.max())) if len(applies) else ()
 
 
 def mean_score(score_NPS: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from evolign.engines import Engine
 from evolign.evaluation.evaluate import evaluate_split, ranking
 from evolign.evaluation.result import keep_samples
 from evolign.evolution.fitness import Fitness, FitnessValues
-from evolign.evolution.prompts import REWARD_SPREAD, spread
+from evolign.evolution.prompts import spread
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
@@ -161,8 +161,7 @@ class Search:
                 "completions, which score scoring.failure_score; try it with `evolign check`."
             )
         state.flat = state.flat + 1 if np.ptp(values.fitness_N) == 0 else 0
-        extremes = [values.metrics[name] for name in REWARD_SPREAD if name in values.metrics]
-        self._watch(extremes, cost.completions)
+        self._watch(values.reward_range, cost.completions)
         if state.flat == FLAT_WARNING and not state.all_equal:
             self._progress.say(_flat_warning(values.fitness_of_mean))
         return (

@@ -37,7 +37,7 @@ import numpy as np
 from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import FitnessValues
-from evolign.evolution.prompts import draw_batch, mean_score, reward_spread, sampling, score_completions
+from evolign.evolution.prompts import draw_batch, mean_score, reward_range, sampling, score_completions
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND, ROUNDING, levelled
 from evolign.policy.spaces.base import SearchSpace
@@ -72,6 +72,8 @@ class Batch:
     """Mean reward of all completions, informative or not."""
     metrics: dict[str, float]
     """`informative`: share of prompts whose samples did not all have the same reward; and more."""
+    reward_range: tuple[float, ...] = ()
+    """See `FitnessValues`."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,12 @@ class LikelihoodFitness:
             cost=rollouts.cost + scores.cost,
             fitness_of_mean=float(mean_score(score_NPS)[0]),
             metrics={
-                **reward_spread(score_NPS),
                 "informative": float(kept_PS.any(axis=1).mean()),
                 "truncated": float(rollouts.truncated_NPS.mean()),
                 "seconds_generate": rollouts.seconds,
                 "seconds_score": scores.seconds,
             },
+            reward_range=reward_range(score_NPS),
         )
 
     def compute(self, population: Population, batch: Batch) -> LikelihoodValues:
@@ -147,7 +149,12 @@ class LikelihoodFitness:
         if not batch.examples:
             nothing = {"divergence": 0.0, "drift": 0.0, "clipped": 0.0}
             metrics = batch.metrics | nothing
-            return LikelihoodValues(np.zeros(num_candidates), batch.fitness_of_mean, metrics=metrics)
+            return LikelihoodValues(
+                np.zeros(num_candidates),
+                batch.fitness_of_mean,
+                metrics=metrics,
+                reward_range=batch.reward_range,
+            )
         (reader_M, read_M), weight_N = self._who_reads_what(num_candidates, batch)
         by_mean_J, everything_J = np.full(len(batch.examples), num_candidates), np.arange(len(batch.examples))
         all_MT = self._logprobs(
@@ -172,6 +179,7 @@ class LikelihoodFitness:
             batch.fitness_of_mean,
             step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
             metrics=batch.metrics | measured,
+            reward_range=batch.reward_range,
             mean_J=mean_J,
         )
 

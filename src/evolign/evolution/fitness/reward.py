@@ -15,7 +15,7 @@ from evolign.evolution.prompts import (
     change_rate,
     draw_prompts,
     mean_score,
-    reward_spread,
+    reward_range,
     sampling,
     score_completions,
     with_mean_row,
@@ -64,7 +64,6 @@ class RewardFitness:
         shared = self._config.evolution.prompt_sharing == "shared"
         metrics: dict[str, Any] = {
             "change_rate": change_rate(rollouts.text_NPS, shared),
-            **reward_spread(score_NPS),
             "truncated": float(rollouts.truncated_NPS.mean()),
             "seconds_generate": rollouts.seconds,
             "seconds_score": scores.seconds,
@@ -74,6 +73,7 @@ class RewardFitness:
             fitness_of_mean=float(mean_score(score_NPS[-1:])[0]),
             cost=rollouts.cost + scores.cost,
             metrics=metrics,
+            reward_range=reward_range(score_NPS),
         )
 
     def measure(
