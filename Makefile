@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check docs golden study wheel-test clean
+.PHONY: quickstart test test-fuzz check docs golden study wheel-test clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/evolign quickstart
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Two minutes of inputs that nobody would write; prints how many there were.
+test-fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 EVOLIGN_FUZZ_SECONDS=120 $(BIN)/python -m pytest tests/fuzz
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
