@@ -66,6 +66,14 @@ def base(tiny: Callable[[str], Path]) -> Callable[[str], "BaseModel"]:
     return load
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is trusted in a test is not trusted by its user, nor in another worker's tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def guard() -> Iterator[None]:
     """Fail a test that leaves another number of threads, or a hook or layer in a shared model."""

@@ -9,6 +9,8 @@ EvolignError
 └── RunError       a run directory cannot be created, read, written or resumed
 """
 
+import shlex
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from reprlib import Repr
@@ -17,6 +19,9 @@ LONGEST_NAME = 200
 """Characters of a name that is compared with known ones: the comparison takes time in their square."""
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Kinds of characters that steer a terminal or turn its text around, and halves of surrogate pairs."""
 
 
 class EvolignError(Exception):
@@ -45,6 +50,25 @@ class JudgeError(EvolignError, RuntimeError):
 
 class RunError(EvolignError, RuntimeError):
     """A run directory cannot be created, read, written or resumed."""
+
+
+def quoted(path: object) -> str:
+    """A path for a command that a message shows: as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def visible(text: object) -> str:
+    """Text of somebody else for a terminal: what would steer it, or is no character, becomes an escape.
+
+    >>> visible("red\\x1b[31m \\u202e")
+    'red\\\\x1b[31m \\\\u202e'
+    """
+    return "".join(
+        character
+        if character in "\n\t\u200c\u200d" or unicodedata.category(character) not in STEERING
+        else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:

@@ -49,7 +49,7 @@ def test_run_leaves_the_documented_directory_and_says_where_everything_is(refere
         result
     )
     provenance = json.loads((reference / "provenance.json").read_text())
-    assert set(provenance["fingerprints"]) == {"model", "data"} and provenance["versions"]["torch"]
+    assert set(provenance["fingerprints"]) == {"model", "data", "reward"} and provenance["versions"]["torch"]
 
 
 def test_the_config_of_a_finished_run_reproduces_it_bit_for_bit(

@@ -115,19 +115,17 @@ def test_killed_at_every_stage_and_resumed_is_uninterrupted(
     assert not list(run.rglob("*.partial"))
 
 
-def test_resuming_a_finished_run_returns_at_once_and_changes_nothing(reference: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_returns_at_once_and_changes_nothing(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(reference, run)
-    config = json.loads((run / "config.json").read_text())
-    config["model"]["name"] = "./there/is/no/model/to/load"
-    (run / "config.json").write_text(json.dumps(config))
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    (run / ".lock").unlink()
+    monkeypatch.setattr("evolign.commands.run._load", None)  # no task and no model is loaded
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     result = resume(run)
     assert result.summary == json.loads((reference / "result.json").read_text())
-    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
-    assert {path: after[path] for path in before if path.name != ".lock"} == {
-        path: time for path, time in before.items() if path.name != ".lock"
-    }
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def unfinished(reference: Path, run: Path, **model_or_task: dict[str, str]) -> Path:
@@ -135,10 +133,11 @@ def unfinished(reference: Path, run: Path, **model_or_task: dict[str, str]) -> P
     shutil.copytree(reference, run)
     (run / "result.json").unlink()
     shutil.rmtree(run / "adapter")
-    config = json.loads((run / "config.json").read_text())
     for section, fields in model_or_task.items():
-        config[section] |= fields
-    (run / "config.json").write_text(json.dumps(config))
+        for name in ("config.json", "provenance.json"):
+            tree = json.loads((run / name).read_text())
+            tree.get("config", tree)[section] |= fields
+            (run / name).write_text(json.dumps(tree))
     return run
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,20 @@ import pytest
 from evolign.config.recipe import dump, parse
 from evolign.errors import RunError
 from evolign.runs.directory import GROWING, KEPT_CHECKPOINTS, RunDir, read_config, read_rows
+from evolign.runs.record import finished
 
 ARRAYS = {"mean": np.arange(5.0), "count": np.array(3)}
-DEV_FULL = Path("/dev/full")
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """No file can become longer than `most` bytes: it fails as on a full disk, whoever writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -49,8 +62,10 @@ def generations(run: RunDir, name: str = "metrics.jsonl") -> list[int]:
 def restored(run: RunDir) -> tuple[int, np.ndarray]:
     """Generation and mean of the checkpoint that is restored, which must hold nothing else."""
     found = run.restore()
+    run.rewind()
     assert found is not None
-    state, arrays = found
+    path, state, arrays = found
+    assert path.name == f"{state['generation']:08d}.npz"
     assert state.keys() == {"generation"} and arrays.keys() == ARRAYS.keys() and arrays["count"] == 3
     return state["generation"], arrays["mean"]
 
@@ -81,6 +96,7 @@ def test_without_a_checkpoint_the_growing_files_are_emptied(run: RunDir) -> None
     for path in checkpoints(run):
         path.unlink()
     assert run.restore() is None
+    run.rewind()
     assert [(run.path / name).read_text() for name in GROWING] == ["", ""]
     assert run.warnings == []
 
@@ -92,7 +108,7 @@ def test_a_kill_between_writing_and_renaming_loses_nothing(run: RunDir) -> None:
     (run.path / "result.json.partial").write_text('{"final"')
     (run.path / "adapter.partial").mkdir()
     (run.path / "adapter.partial" / "old").write_text("of the attempt that was killed")
-    assert restored(run)[0] == 2 and not run.finished
+    assert restored(run)[0] == 2 and not finished(run.path)
     step(run, 3)
     with run.replacing(run.adapter) as folder:
         (folder / "new").write_text("whole")
@@ -109,7 +125,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(run: RunDir, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("evolign.runs.directory.os.replace", killed)
+        patch.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             run.write_text("note.txt", "after")
     assert (run.path / "note.txt").read_text() == "before"
@@ -163,7 +179,7 @@ def test_no_flipped_bit_is_restored_as_something_else(run: RunDir) -> None:
             found_out += 1
             newest.with_name(newest.name + ".corrupt").unlink()
             run.append("metrics.jsonl", [{"generation": 2}])
-            run.append("samples.jsonl", [{"generation": 2}] * 2)
+            run.append("samples.jsonl", [{"generation": 2, "sample": i} for i in range(2)])
     payload = sum(array.nbytes for array in ARRAYS.values())
     assert found_out > payload, "at least the bytes of the arrays are guarded"
 
@@ -234,8 +250,9 @@ def test_an_existing_directory_is_refused_and_left_alone(run: RunDir, tmp_path: 
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("a file")
     for path in (run.path, tmp_path / "mine", tmp_path / "file"):
-        with pytest.raises(RunError, match=r"exists already; .*another --out, or remove it"):
+        with pytest.raises(RunError, match=r"exists already; .*another --out, or remove it") as told:
             RunDir.create(path, "other")
+        assert ("evolign resume" in str(told.value)) == (path == run.path), "only a run can be resumed"
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     assert run.read_json("config.json") == {"seed": 0} and (tmp_path / "file").read_text() == "a file"
@@ -258,19 +275,30 @@ def test_what_is_no_run_directory_is_told(tmp_path: Path) -> None:
 SAFE = r"Everything up to the last checkpoint is safe; free space or .* then `evolign resume"
 
 
-@pytest.mark.skipif(not DEV_FULL.exists(), reason="needs /dev/full, which stands for a full disk")
 def test_a_full_disk_is_told_with_the_way_out(run: RunDir) -> None:
     before = (run.path / "metrics.jsonl").read_text()
-    shutil.move(run.path / "metrics.jsonl", run.path / "kept")
-    (run.path / "metrics.jsonl").symlink_to(DEV_FULL)
-    (run.path / "checkpoints" / "00000003.npz.partial").symlink_to(DEV_FULL)
-    with pytest.raises(RunError, match=f"(?s)run': No space left on device. {SAFE}"):
-        run.append("metrics.jsonl", [{"generation": 3}])
-    with pytest.raises(RunError, match=f"No space left on device. {SAFE}"):
-        run.save(3, {"generation": 3}, ARRAYS)
-    (run.path / "metrics.jsonl").unlink()  # space has been freed
-    shutil.move(run.path / "kept", run.path / "metrics.jsonl")
+    with full_disk(len(before) + 3):
+        with pytest.raises(RunError, match=f"(?s)run': File too large. {SAFE}"):
+            run.append("metrics.jsonl", [{"generation": 3}])
+        with pytest.raises(RunError, match=f"File too large. {SAFE}"):
+            run.save(3, {"generation": 3}, ARRAYS)
     assert restored(run)[0] == 2 and (run.path / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_that_could_not_be_created_leaves_nothing_and_its_way_out_works(tmp_path: Path) -> None:
+    with full_disk(3), pytest.raises(RunError, match=r"nothing has been run; give another --out"):
+        RunDir.create(tmp_path / "run", '{"seed": 0}')
+    assert not (tmp_path / "run").exists()
+    for name in ("other", "run"):
+        RunDir.create(tmp_path / name, '{"seed": 0}').__exit__()
+
+
+def test_what_a_kill_left_of_a_run_that_never_began_is_taken_for_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for name in (".lock", "config.json.partial"):
+        (tmp_path / "run" / name).write_text("{")
+    with RunDir.create(tmp_path / "run", '{"seed": 0}') as run:
+        assert run.read_json("config.json") == {"seed": 0}
 
 
 def test_a_directory_that_is_removed_during_the_run_is_told(run: RunDir) -> None:
@@ -320,17 +348,6 @@ def test_a_broken_line_in_the_middle_of_a_file_is_told(run: RunDir) -> None:
     (run.path / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:-3], lines[2], ""]))
     with pytest.raises(RunError, match=r"cannot read '.*metrics.jsonl': line 2 is not JSON"):
         run.read_rows("metrics.jsonl")
-
-
-def test_the_adapter_is_copied_out_or_it_is_told_why_not(run: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"cannot copy '.*adapter' to"):
-        run.copy_weights(tmp_path / "out")
-    with run.replacing(run.adapter) as folder:
-        (folder / "weights").write_text("w")
-    run.copy_weights(tmp_path / "out")
-    assert (tmp_path / "out" / "weights").read_text() == "w"
-    with pytest.raises(RunError, match="cannot copy"):
-        run.copy_weights(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

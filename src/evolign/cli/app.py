@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from evolign.cli.last_resort import last_resort
-from evolign.cli.show import print_comparison, print_metrics, print_result, run_judge, warn
-from evolign.errors import EvolignError
+from evolign.cli.show import echo, print_comparison, print_metrics, print_result, run_judge, warn
+from evolign.errors import EvolignError, quoted, visible
 
 app = typer.Typer(
     help="Align language models with evolution strategies: only forward passes, an ordinary PEFT adapter.",
@@ -31,12 +31,13 @@ app = typer.Typer(
 
 def show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"evolign {importlib.metadata.version('evolign')}")
+        echo(f"evolign {importlib.metadata.version('evolign')}")
         raise typer.Exit
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings on top of the recipe, as a.b.c=value.")]
 Out = Annotated[Path, typer.Option(help="Where to write; must not exist yet.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the run directory names.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before calls that may cost money.")]
 JUDGES = "an endpoint's model, local:MODEL, or file.py:function."
 
@@ -68,24 +69,30 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, or the config.json of a run.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/RECIPE-seedN.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Run a recipe."""
-    from evolign.commands.run import run
-    from evolign.config.recipe import load
+    from evolign.commands.run import load_trusted, run
 
-    config = load(recipe, overrides or [])
+    config = load_trusted(recipe, overrides or [], trust)
     out = out or Path("runs") / f"{recipe.stem}-seed{config.seed}"
     with interruptible(out):
         print_result(run(config, out))
 
 
 @app.command()
-def resume(run_dir: Annotated[Path, typer.Argument(help="A run that was interrupted.")]) -> None:
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="A run that was interrupted.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Other limits, as evolution.generations=80.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
     """Resume an interrupted run, bit for bit where it stopped."""
     from evolign.commands.run import resume
 
     with interruptible(run_dir):
-        print_result(resume(run_dir))
+        print_result(resume(run_dir, overrides or [], trust=trust))
 
 
 @app.command()
@@ -108,6 +115,7 @@ def evaluate(
         str, typer.Option(help="With --judge: reference, a .jsonl of --out, a run, an adapter or a model.")
     ] = "reference",
     yes: Yes = False,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a run, an adapter or a model on held-out prompts; with --judge, also its win rate."""
     from evolign.commands.evaluate import evaluate
@@ -116,7 +124,9 @@ def evaluate(
         from evolign.judging.contest import build_judge
 
         referee = build_judge(judge, url=judge_url)  # fail early if the judge cannot be built
-    settings: dict[str, Any] = {"task": task, "split": split, "overrides": overrides or []}
+    settings: dict[str, Any] = {
+        "task": task, "split": split, "overrides": overrides or [], "trust": trust,
+    }  # fmt: skip
     found = evaluate(target, **settings, out=out)
     print_metrics({"score": found.metrics}, all_of_them=True)
     if found.warning:
@@ -180,12 +190,13 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")
     ] = False,
+    trust: Trust = False,
 ) -> None:
     """Write a run's result as a PEFT adapter, or as a merged model."""
     from evolign.commands.export import export
 
-    export(run_dir, out, merge=merge)
-    typer.echo(f"Wrote {'the merged model' if merge else 'the PEFT adapter'} to {out}")
+    export(run_dir, out, merge=merge, trust=trust)
+    echo(f"Wrote {'the merged model' if merge else 'the PEFT adapter'} to {out}")
 
 
 @app.command()
@@ -204,21 +215,22 @@ def compare(
     from evolign.comparison import compare
 
     print_comparison(compare(runs, out, markdown=markdown, target=target, metric=metric))
-    typer.echo(f"Wrote {out}{f' and {markdown}' if markdown else ''}")
+    echo(f"Wrote {out}{f' and {markdown}' if markdown else ''}")
 
 
 @app.command()
 def check(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, or the config.json of a run.")],
     overrides: Overrides = None,
+    trust: Trust = False,
 ) -> None:
     """Check a recipe before spending on it: settings, data, reward, model, memory."""
     from evolign.commands.check import check
-    from evolign.config.recipe import load
+    from evolign.commands.run import load_trusted
 
-    findings = check(load(recipe, overrides or []))
+    findings = check(load_trusted(recipe, overrides or [], trust))
     for finding in findings:
-        typer.echo(f"{finding.status:<8} {finding.what:<9} {finding.detail}")
+        echo(f"{finding.status:<8} {finding.what:<9} {finding.detail}")
     if any(finding.status == "FAILED" for finding in findings):
         raise typer.Exit(1)
 
@@ -229,9 +241,9 @@ def list_() -> None:
     from evolign.commands.list import registries
 
     for kind, entries in registries().items():
-        typer.echo(f"{kind}:")
+        echo(f"{kind}:")
         for name, summary in entries.items():
-            typer.echo(f"  {name:<18} {summary}")
+            echo(f"  {name:<18} {summary}")
 
 
 def main() -> None:
@@ -250,7 +262,7 @@ def main() -> None:
     try:
         app()
     except EvolignError as error:
-        sys.exit(f"evolign: {error}")
+        sys.exit(f"evolign: {visible(error)}")
     except Exception as error:  # the last resort
         sys.exit(last_resort(error))
 
@@ -266,6 +278,6 @@ def interruptible(path: Path) -> Iterator[None]:
         raise typer.Exit(last_resort(error, path)) from error
     except KeyboardInterrupt:
         started = (path / "config.json").is_file()
-        next_step = f"Resume it with: evolign resume {path}" if started else "Nothing was written."
-        typer.echo(f"\nInterrupted. {next_step}", err=True)
+        next_step = f"Resume it with: evolign resume {quoted(path)}" if started else "Nothing was written."
+        echo(f"\nInterrupted. {next_step}", err=True)
         raise typer.Exit(130) from None

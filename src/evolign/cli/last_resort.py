@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from evolign.errors import said
+from evolign.errors import said, visible
 
 UNEXPECTED = 70
 """Exit status of a mistake of ours: EX_SOFTWARE of sysexits.h."""
@@ -31,7 +31,7 @@ def last_resort(error: Exception, run_dir: Path | None = None) -> int:
     else:
         report = f"This is a mistake in evolign; please report it, with the log, at {ISSUES}"
         sentence, status = f"{type(error).__name__}: {said(error)}\n{report}", UNEXPECTED
-    print(f"evolign: {sentence}\nThe traceback is in {log}", file=sys.stderr)
+    print(visible(f"evolign: {sentence}\nThe traceback is in {log}"), file=sys.stderr)
     return status
 
 

@@ -6,6 +6,13 @@ from typing import Any
 
 import typer
 
+from evolign.errors import visible
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print text that may hold names and words of others."""
+    typer.echo(visible(text), err=err)
+
 
 def print_result(result: Any) -> None:
     """Print the metrics before and after a run, and where its files are."""
@@ -15,7 +22,7 @@ def print_result(result: Any) -> None:
         exported = f"the mean of generation {summary['exported_generation']} of {summary['generations']}"
     else:
         exported = f"step {summary['exported_step']} of {summary['steps']}"
-    typer.echo(
+    echo(
         f"{summary['completions']:,} completions, {summary['generated_tokens']:,} tokens, "
         f"{summary['seconds']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**20:,.0f} MiB.\n"
         f"Exported {exported} (best on validation): {result.weights}\nRun directory: {result.path}"
@@ -26,33 +33,39 @@ def print_result(result: Any) -> None:
 
 def warn(text: str) -> None:
     """Something that the user must not miss."""
-    typer.secho(f"Warning: {text}.", err=True, fg="red", bold=True)
+    typer.secho(visible(f"Warning: {text}."), err=True, fg="red", bold=True)
 
 
 def print_comparison(comparison: Any) -> None:
     """Print one line per entry, and the notices."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     results, costs = comparison.results, comparison.costs
     shown = [costs.columns.index(name) for name in ("completions", "seconds", "peak memory")]
-    table = Table("entry", "seeds", f"final {comparison.metric}", *(costs.columns[i] for i in shown))
+    table = Table(
+        "entry",
+        "seeds",
+        Column(Text(visible(f"final {comparison.metric}"))),
+        *(costs.columns[i] for i in shown),
+    )
     for entry, result, cost in zip(comparison.entries, results.rows, costs.rows, strict=True):
         seeds, final = result[:2]
-        cells = [seeds.text, f"{final.text} {final.detail}", *(cost[i].text for i in shown)]
-        table.add_row(Text(entry.label), *map(Text, cells))
+        cells = [entry.label, seeds.text, f"{final.text} {final.detail}", *(cost[i].text for i in shown)]
+        table.add_row(*(Text(visible(cell)) for cell in cells))
     Console().print(table)
     for left in comparison.left_out:
-        typer.echo(f"Left out {left.path}: {left.reason}", err=True)
+        echo(f"Left out {left.path}: {left.reason}", err=True)
     for notice in comparison.notices:
-        typer.echo(f"Note: {notice.text}", err=True)
+        echo(f"Note: {notice.text}", err=True)
 
 
 def print_metrics(columns: dict[str, dict[str, float]], *, all_of_them: bool = False) -> None:
     """Print metrics with their 95 % intervals; `all_of_them` adds those that have no interval."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("metric", *columns)
     first = next(iter(columns.values()))
@@ -61,9 +74,9 @@ def print_metrics(columns: dict[str, dict[str, float]], *, all_of_them: bool = F
             cells = [
                 f"{c[name]:.3f} [{c[name + '_low']:.3f}, {c[name + '_high']:.3f}]" for c in columns.values()
             ]
-            table.add_row(name, *cells)
+            table.add_row(Text(visible(name)), *cells)
         elif all_of_them and not name.endswith(("_low", "_high")):
-            table.add_row(name, *(f"{c[name]:.3f}" for c in columns.values()))
+            table.add_row(Text(visible(name)), *(f"{c[name]:.3f}" for c in columns.values()))
     Console().print(table)
 
 
@@ -74,7 +87,7 @@ def run_judge(rows: Any, against: Any, *, by: Any, out: Path | None, yes: bool, 
     from evolign.judging.contest import judge
 
     def before(estimate: Any) -> None:
-        typer.echo(f"Judge {by.name}: {estimate}.")
+        echo(f"Judge {by.name}: {estimate}.")
         if not yes and sys.stdin.isatty():
             typer.confirm("Continue?", default=True, abort=True)
         bar.start()
@@ -93,15 +106,15 @@ def run_judge(rows: Any, against: Any, *, by: Any, out: Path | None, yes: bool, 
         found = judge(rows, against, by=by, out=out, before=before, progress=progress, **named)
     except KeyboardInterrupt:
         bar.stop()
-        typer.echo(f"\nInterrupted after {done} verdicts. The same command resumes from there.", err=True)
+        echo(f"\nInterrupted after {done} verdicts. The same command resumes from there.", err=True)
         raise typer.Exit(130) from None
     finally:
         bar.stop()
     print_win_rate(found.summary)
     if problem := next((row["problem"] for row in found.verdicts if "problem" in row), None):
-        typer.echo(f"  the first failure: {problem}")
+        echo(f"  the first failure: {problem}")
     if out is not None:
-        typer.echo(f"Wrote win_rate.json and verdicts.jsonl to {out}")
+        echo(f"Wrote win_rate.json and verdicts.jsonl to {out}")
 
 
 def print_win_rate(summary: dict[str, Any]) -> None:
@@ -136,4 +149,4 @@ def print_win_rate(summary: dict[str, Any]) -> None:
             f"{summary['retries']:,} retries), {summary['tokens_in']:,} tokens in, "
             f"{summary['tokens_out']:,} out"
         )
-    typer.echo("\n".join(lines))
+    echo("\n".join(lines))

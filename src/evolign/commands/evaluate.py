@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evolign import jsonl
+from evolign import disk, jsonl
 from evolign.config import AdapterConfig, Config
-from evolign.config.recipe import apply_override, parse
-from evolign.errors import ConfigError, RunError
+from evolign.config.recipe import apply_override, as_tree, parse
+from evolign.errors import ConfigError, RunError, quoted
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
 from evolign.rewards.scoring import Scorer
+from evolign.runs.access import check_run
+from evolign.runs.code import require
 from evolign.runs.directory import read_config
+from evolign.runs.record import check_finished
 from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.types import Population
@@ -27,13 +30,16 @@ def evaluate(
     overrides: Sequence[str] = (),
     out: Path | None = None,
     like: str | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Evaluate `target` (a run directory, a PEFT adapter folder, or a model) on a split of a task.
 
     A run is evaluated by its own configuration, with its adapter or its trained weights; `task` and
     `overrides` change it. With `like`, another target, the configuration is that of the other target, so that
-    the two can be compared. Every completion is written to `out`, one JSON object a line. Raises ConfigError
-    for what does not exist.
+    the two can be compared. Every completion is written to `out`, one JSON object a line. `trust` lets code
+    run that a run directory names and that was not run here before. Run directories are only read. Raises
+    ConfigError for what does not exist, and RunError for a run that is not finished or not what its record
+    says.
     """
     from evolign.engines import build_engine
     from evolign.policy.base_model import load_base_model
@@ -44,6 +50,7 @@ def evaluate(
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; make it first")
     config = _configuration(target, task, overrides, like)
+    require(like or target, as_tree(config), trust, [*overrides, *([f"task={task}"] if task else [])])
     if split not in SPLITS:
         raise ConfigError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
     data = build_task(config.task)
@@ -58,8 +65,18 @@ def evaluate(
     ):
         found = evaluate_split(config, data, split, engine, scorer, Population.of_mean(), detailed=True)
     if out is not None:
-        out.write_text(jsonl.dumps(found.samples))
+        _write(out, jsonl.dumps(found.samples))
     return found
+
+
+def _write(out: Path, text: str) -> None:
+    """To what the user named, which may be a pipe or a device."""
+    try:
+        out.write_text(text)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {str(out)!r} cannot be written: {disk.reason(error)}; free space or name another file"
+        ) from error
 
 
 def _configuration(target: str, task: str | None, overrides: Sequence[str], like: str | None) -> Config:
@@ -108,9 +125,12 @@ def _weights(run: Path) -> Path | None:
 
 def _of_run(run: Path) -> Config:
     """The configuration of a finished run with its result in place of what it started from."""
+    check_run(run)
     weights = _weights(run)
     if weights is None:
-        raise RunError(f"{str(run)!r} is a run that is not finished; first `evolign resume {run}`")
+        raise RunError(f"{str(run)!r} is a run that is not finished; first `evolign resume {quoted(run)}`")
+    if (run / "result.json").is_file():
+        check_finished(run)
     config = read_config(run)
     if config.method == "reward_model":
         raise ConfigError(

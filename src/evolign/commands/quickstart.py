@@ -7,7 +7,8 @@ from evolign import embedded
 from evolign.commands.run import Result, resume, run
 from evolign.comparison.plot import plot
 from evolign.config.recipe import dump, load
-from evolign.errors import RunError
+from evolign.errors import RunError, visible
+from evolign.runs.access import check_run, writing
 from evolign.runs.directory import read_rows
 
 SHOWN = 4
@@ -24,12 +25,15 @@ def quickstart(out: Path) -> Result:
         raise RunError(f"{str(out)!r} holds another run; give another --out or remove it")
     finished = (out / "result.json").is_file()
     if finished:
-        shutil.rmtree(out)
+        check_run(out)
+        with writing(out):
+            shutil.rmtree(out)
     result = resume(out) if started and not finished else run(config, out)
     picture = out / "plot.png"
-    plot(out, picture, result.summary["metric"])
+    with writing(out):
+        plot(out, picture, result.summary["metric"])
     show_samples(out)
-    print(f"Plot: {picture}")
+    print(visible(f"Plot: {picture}"))
     return result
 
 
@@ -45,8 +49,8 @@ def show_samples(run_dir: Path) -> None:
     table = Table("prompt", "before evolution", "after evolution", show_lines=True)
     for row in [row for row in rows if row["stage"] == "baseline"][:SHOWN]:
         cells = [
-            Text(sample["completion"], style="green" if sample["score"] else "red")
+            Text(visible(sample["completion"]), style="green" if sample["score"] else "red")
             for sample in (row, after[row["id"]])
         ]
-        table.add_row(Text(row["prompt"].strip()), *cells)
+        table.add_row(Text(visible(row["prompt"].strip())), *cells)
     Console().print(table)

@@ -1,17 +1,23 @@
 """`evolign run` and `evolign resume`, and the table of methods."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from evolign.config import Config
-from evolign.config.recipe import dump
+from evolign.config.recipe import as_tree, dump, load
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
+from evolign.runs.access import check_run, read_json
+from evolign.runs.code import remember, require, reward_hash
 from evolign.runs.directory import RunDir, check_new, read_config
+from evolign.runs.limits import raise_limits
 from evolign.runs.progress import Progress, Terminal
 from evolign.runs.provenance import data_fingerprint, provenance
+from evolign.runs.record import PROVENANCE, changed, finished, new_run, provenance_of
 from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
@@ -70,8 +76,11 @@ def run(
     ConfigError `out` is as it was before, since nothing has been run.
     """
     check_new(Path(out))
+    task_is_named = task is None
     task, base = _load(config, task, base)
     with RunDir.create(out, dump(config)) as run_dir:
+        if task_is_named:
+            remember(as_tree(config))
         try:
             return _execute(config, run_dir, task, base, progress)
         except ConfigError:
@@ -82,16 +91,27 @@ def run(
 @random_states_kept()
 def resume(
     path: str | Path,
+    overrides: Sequence[str] = (),
     *,
+    trust: bool = False,
     task: Task | None = None,
     base: "BaseModel | None" = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Resume the run in `path` from its newest checkpoint; a finished one is returned as it is."""
+    """Resume the run in `path` from its newest checkpoint; a finished one is returned as it is.
+
+    `overrides` may change its limits, and are recorded in raised.json. `trust` lets code run that config.json
+    names and that was not run here before. Raises RunError if the run is not what its record says.
+    """
+    path = Path(path)
+    check_run(path)
+    if not overrides and finished(path):
+        read_config(path)
+        return Result(path, read_json(path / "result.json"))
     with RunDir.open(path) as run_dir:
-        config = read_config(run_dir.path)
-        if run_dir.finished:
-            return Result(run_dir.path, run_dir.read_json("result.json"))
+        config = raise_limits(run_dir, overrides)
+        if task is None:
+            require(path, as_tree(config), trust)
         if task is None and config.task.name == "rows" and config.task.train == LIVE_ROWS:
             raise RunError(
                 f"the run in {str(path)!r} was started from Python with rows in memory; resume it with the "
@@ -99,6 +119,14 @@ def resume(
             )
         task, base = _load(config, task, base)
         return _execute(config, run_dir, task, base, progress)
+
+
+def load_trusted(recipe: Path, overrides: Sequence[str], trust: bool) -> Config:
+    """The configuration in a recipe. Code that the config.json of a run directory names must be trusted."""
+    config = load(recipe, overrides)
+    if recipe.name == "config.json" and (recipe.parent / PROVENANCE).exists():
+        require(recipe.parent, as_tree(config), trust, overrides)
+    return config
 
 
 def check_rows(config: Config, task: Task) -> None:
@@ -125,7 +153,8 @@ def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[
 def _execute(
     config: Config, run_dir: RunDir, task: Task, base: "BaseModel", progress: Progress | None
 ) -> Result:
-    _check_provenance(run_dir, task, base)
+    _check_provenance(config, run_dir, task, base)
+    run_dir.check_warm_start()
     method = resolve_name(METHODS[config.method])
     if progress is not None:
         return Result(run_dir.path, method(config, run_dir, task, base, progress))
@@ -133,19 +162,27 @@ def _execute(
         return Result(run_dir.path, method(config, run_dir, task, base, terminal))
 
 
-def _check_provenance(run_dir: RunDir, task: Task, base: "BaseModel") -> None:
-    """Record where the run happens; on resume, refuse another model or other data."""
+def _check_provenance(config: Config, run_dir: RunDir, task: Task, base: "BaseModel") -> None:
+    """Record what the run starts with; on resume, refuse another model, other data or another reward."""
     from evolign.policy.fingerprint import model_fingerprint
 
     rows = [*task.train, *task.validation, *task.test, *task.warmup]
-    fingerprints = {"model": model_fingerprint(base.model), "data": data_fingerprint(rows)}
-    if not (run_dir.path / "provenance.json").is_file():
-        run_dir.write_json("provenance.json", provenance() | {"fingerprints": fingerprints})
+    fingerprints = {
+        "model": model_fingerprint(base.model),
+        "data": data_fingerprint(rows),
+        "reward": reward_hash(task.reward),
+    }
+    before = provenance_of(run_dir.path)
+    if before is None:
+        if run_dir.warm_start.is_dir() or any(run_dir.checkpoints.iterdir()):
+            raise changed(run_dir.path, f"{PROVENANCE} is missing")
+        run_dir.keep_record(
+            run=uuid4().hex, **provenance(), fingerprints=fingerprints, config=as_tree(config)
+        )
         return
-    before = run_dir.read_json("provenance.json")["fingerprints"]
     for name, value in fingerprints.items():
-        if before[name] != value:
+        if before["fingerprints"].get(name) != value:
             raise RunError(
                 f"the {name} differs from what the run in {str(run_dir.path)!r} was started with; restore "
-                "it, or start a new run"
+                f"it, or {new_run(run_dir.path)}"
             )

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolign.errors import RunError
-from evolign.runs.directory import check_format, read_rows
+from evolign import disk
+from evolign.errors import RunError, quoted
+from evolign.runs.directory import read_rows
+from evolign.runs.record import check_format
 
 Runs = Iterable[str | Path] | Mapping[str, str | Path | Sequence[str | Path]]
 """Run directories; `LABEL=PATH` or a mapping from labels names the entries."""
@@ -138,7 +140,9 @@ def _read_run(path: Path, label: str | None) -> Run:
         check_format(config["format"], path / "config.json")
     rows = _rows(path / "metrics.jsonl")
     if not (path / "result.json").is_file():
-        raise RunError(f"it is not finished ({_progress(rows)}); resume it with `evolign resume {path}`")
+        raise RunError(
+            f"it is not finished ({_progress(rows)}); resume it with `evolign resume {quoted(path)}`"
+        )
     result = _object(path / "result.json")
     final = result.get("final")
     if not isinstance(final, dict) or all(number(value) is None for value in final.values()):
@@ -157,7 +161,7 @@ def _read_run(path: Path, label: str | None) -> Run:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(disk.read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(value, dict):

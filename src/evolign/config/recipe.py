@@ -6,6 +6,7 @@ Precedence: defaults < file < overrides. An unknown key is an error that names t
 repeated one an error that names both lines. How scalars are read is told in `strict_yaml.py`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
 def dump(config: Config) -> str:
     """`config` as JSON text that `load` reads back to an equal Config."""
     return config.model_dump_json(indent=2) + "\n"
+
+
+def as_tree(config: Config) -> dict[str, Any]:
+    """The configuration as config.json holds it."""
+    tree: dict[str, Any] = json.loads(config.model_dump_json())
+    return tree
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

@@ -36,6 +36,7 @@ def evolution(
         if not run.warm_start.is_dir():
             progress.say(_starting_point(config, task))
         policy = load_policy(config, base, task.warmup, run.warm_start)
+        run.record_warm_start()
         progress.say(
             f"Searching {policy.space} with {config.strategy.name}, population {config.strategy.population}."
         )
@@ -46,8 +47,7 @@ def evolution(
             summary = final_test(config, run, task, engine, scorer, outcome, progress)
     with run.replacing(run.adapter) as folder:
         write_adapter(policy.space.decode(outcome.theta_D), folder, summary)
-    run.write_json("result.json", summary)
-    return summary
+    return run.finish(summary)
 
 
 def final_test(

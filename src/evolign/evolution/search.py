@@ -3,9 +3,11 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
@@ -18,7 +20,8 @@ from evolign.rewards.scoring import Scorer
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.runs.provenance import peak_memory_bytes
-from evolign.runs.tally import Tally
+from evolign.runs.record import foreign, typed
+from evolign.runs.tally import Count, Tally
 from evolign.strategies import build_strategy
 from evolign.strategies.base import Strategy
 from evolign.strategies.mean import Mean
@@ -35,14 +38,14 @@ FLAT_WARNING = 5
 class State(Tally):
     """What a checkpoint holds beside the strategy's own state: all of it is JSON."""
 
-    initial_sigma: float
+    initial_sigma: Annotated[float, Field(gt=0)]
     """Initial step size, given or calibrated."""
-    generation: int = 0
+    generation: Count = 0
     """Generations that are done."""
     warned_of_failures: bool = False
-    flat: int = 0
+    flat: Count = 0
     """Generations in a row in which all candidates had the same fitness."""
-    best_generation: int = 0
+    best_generation: Count = 0
     best: dict[str, float] = field(default_factory=dict)
     """Validation metrics of the best mean so far."""
 
@@ -75,7 +78,9 @@ class Search:
         saved = self._run.restore()
         for warning in self._run.warnings:
             self._progress.say(f"Warning: {warning}")
-        self.state = State(**saved[0]) if saved else self._calibrated(fitness)
+        if not saved:
+            self._run.rewind()
+        self.state = typed(State, saved[1], saved[0]) if saved else self._calibrated(fitness)
         self.strategy = build_strategy(
             self._config.strategy,
             self._space.subspace_dim or self._space.dim,
@@ -84,7 +89,8 @@ class Search:
             self._space.subspace_dim is not None,
         )
         if saved:
-            self._restore(saved[1])
+            self._restore(*saved[::2])
+            self._run.rewind()
             self._progress.say(f"Resuming after generation {self.state.generation}.")
         else:
             self.record(self.validate())
@@ -101,13 +107,29 @@ class Search:
         state.add(found.cost)
         return state
 
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Set strategy, mean and best mean to those of a checkpoint, here and in the engine."""
+    def _restore(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        """Set strategy, mean and best mean to those of the checkpoint `path`, here and in the engine."""
+        state = self.state
+        if path.name != f"{state.generation:08d}.npz" or state.best_generation > state.generation:
+            raise foreign(path, f"it is of generation {state.generation}, best {state.best_generation}")
+        new = self.arrays()
+        for name, array in arrays.items():
+            if array.dtype.kind not in "iuf":
+                raise foreign(path, f"{name} holds no numbers")
+            if name not in new or (not np.isfinite(array).all() and np.isfinite(new[name]).all()):
+                raise foreign(path, f"{name} is not finite" if name in new else f"there is no {name}")
+        if arrays.keys() != new.keys() or arrays["best_theta_D"].shape != new["best_theta_D"].shape:
+            raise foreign(path, "it is of another search space or strategy")
         self.best_theta_D = arrays.pop("best_theta_D")
         mean = {name: arrays.pop(f"mean/{name}") for name in self.mean.state_dict()}
         self.mean.load_state_dict(mean)
         self._engine.place(mean)
         self.strategy.load_state_dict(arrays)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds beside the state."""
+        arrays = self.strategy.state_dict() | {"best_theta_D": self.best_theta_D}
+        return arrays | {f"mean/{name}": array for name, array in self.mean.state_dict().items()}
 
     def begin(self) -> tuple[int, int]:
         """Begin the next generation: the version of the mean, and the generation's number."""
@@ -212,9 +234,7 @@ class Search:
         totals = ("generation", "completions", "generated_tokens", "seconds")
         row = {name: getattr(state, name) for name in totals} | dict(row)
         self._run.append("metrics.jsonl", [row])
-        arrays = self.strategy.state_dict() | {"best_theta_D": self.best_theta_D}
-        arrays |= {f"mean/{name}": array for name, array in self.mean.state_dict().items()}
-        self._run.save(state.generation, asdict(state), arrays)
+        self._run.save(state.generation, asdict(state), self.arrays())
         self._progress.record(row)
 
     def _rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from evolign import disk
 from evolign.config import AdapterConfig
 from evolign.errors import ConfigError, unknown_name
 
@@ -35,6 +37,11 @@ UNSUPPORTED = {
     "layer_replication": "replicated layers",
     "alora_invocation_tokens": "activated LoRA",
 }
+BROKEN = (
+    RuntimeError, ValueError, TypeError, OSError, KeyError, EOFError, AttributeError, IndexError, MemoryError,
+    SafetensorError, UnpicklingError, UserWarning,
+)  # fmt: skip
+"""What PEFT, safetensors and torch raise on a folder that is damaged or made for something else."""
 KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """Values of `init_lora_weights` that leave the base weights alone; others change them, on loading as well."""
 
@@ -70,7 +77,7 @@ class Adapter:
         if isinstance(config["target_modules"], list):
             config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set
         text = json.dumps(config, indent=2, sort_keys=True)
-        (folder / "adapter_config.json").write_text(text + "\n")
+        disk.write(folder / "adapter_config.json", text + "\n")
 
 
 def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
@@ -186,9 +193,14 @@ def read_adapter(model: Any, folder: str | Path) -> Adapter:
         modules = collect(peft_model)
         _check_complete(modules, load_peft_weights(str(path), device="cpu"))
         _check_rank(peft_model, f"adapter.path = {str(folder)!r}: its rank of {settings['r']}")
-    except (RuntimeError, ValueError, TypeError, OSError, KeyError, SafetensorError, UserWarning) as error:
+    except BROKEN as error:
         if isinstance(error, ConfigError):
             raise
+        if isinstance(error, UnpicklingError) or "pickle" in str(error):
+            raise ConfigError(
+                f"adapter.path = {str(folder)!r}: {WEIGHTS[1]} holds more than tensors, and evolign runs "
+                f"nothing from a pickle; convert it to {WEIGHTS[0]} where you trust it"
+            ) from error
         cause = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"adapter.path = {str(folder)!r} does not fit the base model "
@@ -208,7 +220,7 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
         raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; {way_out}")
     try:
         settings: dict[str, Any] = json.loads((path / "adapter_config.json").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"adapter.path = {str(folder)!r}: adapter_config.json is broken: {error}"
         ) from error

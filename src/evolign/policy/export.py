@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evolign import disk
 from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter
 from evolign.policy.base_model import BaseModel
@@ -58,7 +59,7 @@ def write_adapter(adapter: Adapter, folder: Path, summary: Mapping[str, Any]) ->
     what = BY_EVOLUTION if by_evolution else f"A LoRA adapter trained by {summary['method']} with evolign."
     code = ADAPTER_CODE.format(base=base)
     tags = ", lora, evolution-strategies" if by_evolution else ", lora"
-    (folder / "README.md").write_text(_card(summary, base, "peft", tags, what, code))
+    disk.write(folder / "README.md", _card(summary, base, "peft", tags, what, code))
 
 
 def write_model(model: Any, tokenizer: Any, base: str, folder: Path, summary: Mapping[str, Any]) -> None:
@@ -69,7 +70,8 @@ def write_model(model: Any, tokenizer: Any, base: str, folder: Path, summary: Ma
     is_classifier = "ForSequenceClassification" in type(model).__name__
     auto = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
     code = MODEL_CODE.format(auto=auto)
-    (folder / "README.md").write_text(_card(summary, base, "transformers", "", what, code, PIPELINES[auto]))
+    card = _card(summary, base, "transformers", "", what, code, PIPELINES[auto])
+    disk.write(folder / "README.md", card)
 
 
 def _card(

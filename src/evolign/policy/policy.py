@@ -14,6 +14,7 @@ from evolign.policy.spaces.base import SearchSpace
 from evolign.policy.spaces.fixed import NO_ADAPTER, Fixed
 from evolign.policy.threads import cpu_threads
 from evolign.policy.warm_start import warm_start
+from evolign.runs.access import writing
 from evolign.types import Example
 
 
@@ -67,7 +68,7 @@ def starting_adapter(
     """Train or copy the starting adapter, where `folder` does not hold it yet: all of it or nothing."""
     if folder.is_dir():
         return
-    with disk.replacing(folder) as partial:
+    with writing(folder.parent), disk.replacing(folder) as partial:
         if adapter.path is not None:
             read_adapter(base.model, adapter.path).write(partial)
             return

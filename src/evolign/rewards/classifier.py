@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from evolign.errors import ConfigError, unknown_name
+from evolign.errors import ConfigError, quoted, unknown_name
 from evolign.messages import Completion, Prompt
 from evolign.policy.encoder import PromptEncoder
 from evolign.policy.threads import SMALL_MODEL, cpu_threads
@@ -109,7 +109,7 @@ def located(spec: str) -> str:
         if not (folder / "model" / "config.json").is_file():
             raise ConfigError(
                 f"reward = {spec!r} is a run directory without a finished classifier; name a run of method"
-                f" reward_model (and if it was interrupted, first `evolign resume {source}`)"
+                f" reward_model (and if it was interrupted, first `evolign resume {quoted(source)}`)"
             )
         folder /= "model"
     return f"{CLASSIFIER}{folder.resolve()}{mark}{query}"

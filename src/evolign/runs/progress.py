@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from evolign import disk
+from evolign.errors import visible
+
 SIGNALS = {"fitness_of_mean": "reward", "reward_mean": "reward", "loss": "loss"}
 """What the line of a generation or step shows: the first of these that its row holds."""
 
@@ -68,13 +71,13 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print a line and log it."""
+        text = visible(text)
         style = "bold red" if text.startswith("Warning:") else None
         self._console.print(text, markup=False, soft_wrap=True, style=style)
         try:
-            with self._log.open("a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            disk.append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n", flush=False)
         except OSError as error:
-            print(f"evolign: cannot write {self._log}: {error}", file=sys.stderr)
+            print(visible(f"evolign: cannot write {self._log}: {error}"), file=sys.stderr)
 
     def begin(self, total: int, max_minutes: float | None = None) -> None:
         """Set the bar's length."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from evolign.metrics import levelled
 from evolign.types import Cost
 
+Count = Annotated[int, Field(ge=0)]
 EQUAL_WARNING = 3
 """Batches of completions whose rewards are all equal before the user is warned, once."""
 
@@ -24,19 +26,22 @@ class CostLimits(Protocol):
 class Tally:
     """Costs of search or training, without warm start and final test."""
 
-    completions: int = 0
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    """How a checkpoint's values are checked."""
+
+    completions: Count = 0
     """Completions to learn from; those of validation are counted apart."""
-    generated_tokens: int = 0
-    validation_completions: int = 0
-    seconds: float = 0.0
-    timeouts: int = 0
+    generated_tokens: Count = 0
+    validation_completions: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    timeouts: Count = 0
     """Rewards that hung, validation included."""
-    crashes: int = 0
+    crashes: Count = 0
     """Rewards that killed their process, validation included."""
 
-    rewards: int = 0
+    rewards: Count = 0
     """Rewards so far, validation included."""
-    batches: int = 0
+    batches: Count = 0
     """Batches that they came in."""
     lowest: float | None = None
     """Of all rewards so far."""

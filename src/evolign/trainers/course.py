@@ -38,6 +38,7 @@ def train(
     ):
         scorer.start()  # fail early if the reward cannot be loaded
         trainable = Trainable(config, base, task.warmup, run.warm_start)
+        run.record_warm_start()
         rows = examples(task)
         with contextlib.closing(trainable), build_engine(config.engine, trainable.policy, rows) as engine:
             session = PolicySession(config, run, task, trainable, progress, engine=engine, scorer=scorer)
@@ -51,6 +52,7 @@ def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
         trainer = build(session)
         trainable.restrict()
         session.progress.say(f"Training {trainable} with {session.config.method}.")
+        session.resume()
         if not session.state.stopped:
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(Recorder(session, trainer.steps_per_batch))
@@ -58,5 +60,4 @@ def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
         summary = session.finish()
         with run.replacing(run.adapter if trainable.is_adapter else run.model) as folder:
             trainable.export(folder, summary)
-    run.write_json("result.json", summary)
-    return summary
+    return run.finish(summary)

@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from evolign.engines import Engine
 from evolign.evaluation.evaluate import Evaluation, evaluate_split, ranking
 from evolign.evaluation.result import keep_samples, reported_split, summarise
 from evolign.rewards.scoring import Scorer
+from evolign.runs.access import writing
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.runs.provenance import peak_memory_bytes
-from evolign.runs.tally import Tally
+from evolign.runs.record import foreign, typed
+from evolign.runs.tally import Count, Tally
 from evolign.tasks.base import Task, ids
-from evolign.trainers.checkpoints import best_file, restore, seal
+from evolign.trainers.checkpoints import best_file, prune, restore, seal
 from evolign.trainers.trainable import Trainable
 from evolign.types import Example, Population, Rollouts, Sampling
 
@@ -33,13 +36,17 @@ class State(Tally):
 
     baseline: dict[str, float] = field(default_factory=dict)
     """Metrics of the starting point on the reported split."""
-    step: int = 0
+    step: Count = 0
     """Optimiser steps that are done."""
-    best_step: int = 0
+    best_step: Count = 0
     best: dict[str, float] = field(default_factory=dict)
     """Validation metrics of the best step so far."""
     stopped: str = ""
     """Which limit has ended training."""
+
+
+RAISABLE = ("max_completions", "max_minutes", "target")
+"""Limits that do not shape the learning rate."""
 
 
 class Session(ABC):
@@ -55,10 +62,19 @@ class Session(ABC):
             progress.say(f"Warning: {warning}")
         self.checkpoint = saved[0] if saved else None
         """The Trainer's folder to resume from."""
-        self.state = State(**saved[1]) if saved else State()
+        self.state = self._state(*saved) if saved else State()
+        run.rewind()
+        prune(run)
         self.steps_in_all = 0
         self._clock = 0.0
         self._row: dict[str, Any] = {}
+
+    def _state(self, folder: Path, values: dict[str, Any]) -> State:
+        """The state in a checkpoint, which must be of its step."""
+        state = typed(State, values, folder)
+        if folder.name != f"checkpoint-{state.step}" or state.best_step > state.step:
+            raise foreign(folder, f"it is of step {state.step}, the best {state.best_step}")
+        return state
 
     @abstractmethod
     def evaluate(self, split: str) -> Evaluation:
@@ -118,6 +134,12 @@ class Session(ABC):
         """Seal the Trainer's checkpoint of `step`."""
         seal(self.run, step, asdict(self.state))
 
+    def resume(self) -> None:
+        """Go on where a cost limit or the target ended training, and was raised since."""
+        state, limits = self.state, self.config.training
+        if state.stopped.startswith(tuple(f"{name} = " for name in RAISABLE)):
+            state.stopped = state.reached(limits) or self._reached_target()
+
     def _reached_limit(self) -> str:
         limits, state = self.config.training, self.state
         if state.step >= self.steps_in_all:
@@ -131,7 +153,8 @@ class Session(ABC):
         state.validation_completions += found.cost.completions
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_step = found.metrics, state.step
-            self.trainable.save(best_file(self.run, state.step))
+            with writing(self.run.path):
+                self.trainable.save(best_file(self.run, state.step))
         keep_samples(
             self.config, self.run, found, {"step": state.step, "split": "validation"}, per_decoding=False
         )

@@ -8,6 +8,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from evolign.config import GradientConfig
 from evolign.policy.restoring import on_one_gpu
+from evolign.runs.access import writing
+from evolign.trainers.checkpoints import loading
 from evolign.trainers.session import Session
 
 WEIGHTS = "trainable.safetensors"
@@ -71,8 +73,21 @@ class Resumable:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         self.session.trainable.save(Path(output_dir) / WEIGHTS)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with writing(self.session.run.path):
+            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]  # the Trainer's
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.session.trainable.load(Path(resume_from_checkpoint) / WEIGHTS)
+        with loading(resume_from_checkpoint):
+            self.session.trainable.load(Path(resume_from_checkpoint) / WEIGHTS)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with loading(checkpoint or ""):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(checkpoint or ""):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The run directory has its own."""
@@ -108,7 +123,6 @@ def arguments(config: GradientConfig, session: Session, **more: Any) -> dict[str
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
-        "save_total_limit": 2,
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
