@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test test-fuzz check docs golden study wheel-test clean
+.PHONY: quickstart test test-fuzz test-kills check docs golden study wheel-test clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/evolign quickstart
@@ -15,6 +15,10 @@ test: $(INSTALLED)
 # Two minutes of inputs that nobody would write; prints how many there were.
 test-fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 EVOLIGN_FUZZ_SECONDS=120 $(BIN)/python -m pytest tests/fuzz
+
+# Runs are killed at their n-th file operation and resumed; prints how many kills there were.
+test-kills: $(INSTALLED)
+	PYTHONPATH=tests/support $(BIN)/python tests/support/kills.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -189,9 +189,7 @@ def test_an_output_directory_that_exists_is_refused_before_the_model_is_loaded(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
-    with pytest.raises(
-        RunError, match=r"run' exists already; resume it with `evolign resume .*/run`, give another"
-    ):
+    with pytest.raises(RunError, match=r"run' exists already; give another --out, or remove it"):
         start(model={"name": "./no/model"})
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
