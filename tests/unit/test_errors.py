@@ -222,7 +222,11 @@ def test_a_reward_that_breaks_its_contract_is_told_and_the_run_goes_on_once_it_i
     with pytest.raises(RewardError, match=f"(?s){words}"):
         start()
     path.write_text(fair)
-    result = evolign.resume(tmp_path / "run", progress=Silent())
+    with pytest.raises(
+        RunError, match=r"names code, .* that was not run here before in this form; .*--trust"
+    ):
+        evolign.resume(tmp_path / "run", progress=Silent())
+    result = evolign.resume(tmp_path / "run", progress=Silent(), trust=True)
     assert result.summary["generations"] == 1
 
 

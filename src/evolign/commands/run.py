@@ -180,6 +180,9 @@ def _check_provenance(config: Config, run_dir: RunDir, task: Task, base: "BaseMo
             run=uuid4().hex, **provenance(), fingerprints=fingerprints, config=as_tree(config)
         )
         return
+    if not any(run_dir.checkpoints.iterdir()):  # nothing was scored yet: a reward that failed may be mended
+        before["fingerprints"]["reward"] = fingerprints["reward"]
+        run_dir.keep_record(fingerprints=before["fingerprints"])
     for name, value in fingerprints.items():
         if before["fingerprints"].get(name) != value:
             raise RunError(
