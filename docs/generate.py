@@ -35,7 +35,7 @@ section that adds to one above it lists only what it adds or changes.
 Kind = type[BaseModel]
 Uses = dict[tuple[str, Kind], list[str]]
 """Sections by their path in a recipe, with the methods that have them, in the order of the tree."""
-UNIONS = ("task", "strategy", "fitness", "space", "engine")
+UNIONS = ("task", "strategy", "fitness", "space", "engine", "engine.worker")
 """Sections that are chosen by their `name`."""
 
 
@@ -93,6 +93,8 @@ def type_name(annotation: object) -> str:
         return " or ".join(type_name(member) for member in members)
     if origin is list:
         return f"list of {type_name(members[0])}"
+    if origin is dict:
+        return "mapping"
     if annotation is type(None):
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

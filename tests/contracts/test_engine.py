@@ -8,18 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from configs import evolution
+from tiny_models import save_tiny
 
-from evolign.config.inference import TransformersConfig
+from evolign.config import EngineConfig, ModelConfig, RayConfig, TransformersConfig, VllmConfig
 from evolign.engines import ENGINES, Engine, build_engine
 from evolign.engines.fake import FakeEngine
 from evolign.errors import EngineError
-from evolign.policy.policy import Policy
+from evolign.policy.base_model import load_base_model
+from evolign.policy.policy import Policy, load_policy
 from evolign.strategies.mean import Mean
 from evolign.types import Example, Jump, Population, Rollouts, Sampling
 
 EXAMPLES = [Example(str(i), f"{i}+{i}=") for i in range(3)]
 NAMES = [example.id for example in EXAMPLES]
 SAMPLED = Sampling(max_new_tokens=6, temperature=1.0, samples_per_prompt=2, noise_seed=5)
+ON_CPU = {"enforce_eager": True, "max_model_len": 128, "distributed_executor_backend": "uni"}
+CONFIGS: dict[str, EngineConfig] = {
+    "transformers": TransformersConfig(),
+    "vllm": VllmConfig(max_loras=8, options=ON_CPU),
+    "ray": RayConfig(workers=1, address="local"),
+}
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0)
 
 
@@ -29,6 +38,27 @@ def by_digits(theta_D: np.ndarray, example: Example) -> str:
 
 def quadratic(theta_D: np.ndarray, example: Example, token_ids: tuple[int, ...]) -> float:
     return -float((theta_D**2).sum()) - len(token_ids)
+
+
+@pytest.fixture(scope="module")
+def on_ray(policy: Callable[..., Policy]) -> Iterator[tuple[Engine, int]]:
+    """One worker for all tests here, since it takes seconds to start, and a model that no other case uses."""
+    pytest.importorskip("ray")
+    mistral = policy("mistral")
+    with build_engine(CONFIGS["ray"], mistral, EXAMPLES) as engine:
+        yield engine, mistral.space.dim
+
+
+@pytest.fixture(scope="module")
+def on_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, int]]:
+    """The same of vLLM, whose kernels do not know heads as small as those of the other tiny models."""
+    pytest.importorskip("vllm")
+    root = tmp_path_factory.mktemp("vllm")
+    folder = save_tiny("llama", root / "model", hidden_size=128, head_dim=32)
+    base = load_base_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
+    made = load_policy(evolution({"adapter": {"warm_start": None, "rank": 4}}), base, [], root / "start")
+    with build_engine(CONFIGS["vllm"], made, EXAMPLES) as engine:
+        yield engine, made.space.dim
 
 
 @pytest.fixture(params=["fake", *ENGINES])
@@ -48,9 +78,25 @@ def made(request: pytest.FixtureRequest, policy: Callable[..., Policy]) -> Calla
         with build_engine(TransformersConfig(), llama, EXAMPLES) as engine:
             yield engine, llama.space.dim
 
-    factories: dict[str, Callable[..., Any]] = {"fake": fake, "transformers": transformers}
+    @contextmanager
+    def ray() -> Iterator[tuple[Engine, int]]:
+        yield as_new(request.getfixturevalue("on_ray"))
+
+    @contextmanager
+    def vllm() -> Iterator[tuple[Engine, int]]:
+        yield as_new(request.getfixturevalue("on_vllm"))
+
+    cases = (fake, transformers, vllm, ray)
+    factories: dict[str, Callable[..., Any]] = {case.__name__: case for case in cases}
     assert factories.keys() == {"fake", *ENGINES}, "an engine without a case here"
     return factories[request.param]
+
+
+def as_new(shared: tuple[Engine, int]) -> tuple[Engine, int]:
+    """An engine that earlier tests have used, with its mean at the start."""
+    engine, dim = shared
+    engine.place(Mean.at(np.zeros(dim)).state_dict())
+    return shared
 
 
 def candidates(dim: int, count: int = 4) -> np.ndarray:
@@ -184,6 +230,8 @@ def test_all_that_crosses_the_boundary_survives_a_pickle(made: Callable[..., Any
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_recipe_knows_what_its_engine_can_do(name: str, policy: Callable[..., Policy]) -> None:
-    configs = {"transformers": TransformersConfig()}
-    with build_engine(configs[name], policy("llama")) as engine:
-        assert configs[name].abilities == engine.abilities
+    if name in ("ray", "vllm"):
+        pytest.importorskip(name)
+    engine = build_engine(CONFIGS[name], policy("llama"))
+    assert CONFIGS[name].abilities == engine.abilities
+    engine.__exit__(None, None, None)

@@ -41,7 +41,7 @@ def evaluate(
     ConfigError for what does not exist, and RunError for a run that is not finished or not what its record
     says.
     """
-    from evolign.engines import build_engine
+    from evolign.engines import build_engine, scoring
     from evolign.policy.base_model import load_base_model
     from evolign.policy.policy import fixed_policy
 
@@ -61,8 +61,9 @@ def evaluate(
     policy = fixed_policy(base, config.adapter.path if config.adapter else None)
     with (
         build_engine(config.engine, policy, rows) as engine,
-        Scorer(data.reward, **config.scoring.model_dump()) as scorer,
+        Scorer(data.reward, **config.scoring.model_dump()) as local,
     ):
+        scorer = scoring(engine, local)
         found = evaluate_split(config, data, split, engine, scorer, Population.of_mean(), detailed=True)
     if out is not None:
         _write(out, jsonl.dumps(found.samples))

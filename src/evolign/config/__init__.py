@@ -4,6 +4,7 @@
 milliseconds. Files are read and written by `recipe.py`.
 """
 
+from evolign.config.engines import EngineConfig, RayConfig, TransformersConfig, VllmConfig
 from evolign.config.evolution import (
     CalibrationConfig,
     EvolutionConfig,
@@ -13,13 +14,7 @@ from evolign.config.evolution import (
     RewardFitnessConfig,
     SpaceConfig,
 )
-from evolign.config.inference import (
-    EngineConfig,
-    EvaluationConfig,
-    LengthConfig,
-    SamplingConfig,
-    TransformersConfig,
-)
+from evolign.config.inference import EvaluationConfig, LengthConfig, SamplingConfig
 from evolign.config.policy import (
     AdapterConfig,
     LoraSpaceConfig,
@@ -108,6 +103,7 @@ __all__ = [
     "PpoConfig",
     "PpoObjectiveConfig",
     "RandomSearchConfig",
+    "RayConfig",
     "RewardFitnessConfig",
     "RewardModelConfig",
     "RowsConfig",
@@ -130,6 +126,7 @@ __all__ = [
     "TransformersConfig",
     "UnlikelihoodConfig",
     "VicunaConfig",
+    "VllmConfig",
     "WarmStartConfig",
     "XsumConfig",
 ]

@@ -1,17 +1,14 @@
-"""Inference: sampling, engine, evaluation."""
+"""Inference: sampling and evaluation."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from evolign.config.section import AtMost, Auto, Batch, CountOrNone, Positive, Section, Tokens
-from evolign.types import Abilities
 
 HOT = AtMost(1000, "sampling is as good as uniform long before")
-CORES = AtMost(1024, "no machine has more cores, and more threads than cores only wait for each other")
 TOKENS_HELD = 2**31
 """Tokens of a generation's, or a step's, completions: 16 GB of ids, and as much of text."""
-LARGEST = AtMost(10**6, "no machine has a petabyte of memory")
 
 
 class LengthConfig(Section):
@@ -29,29 +26,6 @@ class SamplingConfig(LengthConfig):
     """0 decodes greedily."""
     samples_per_prompt: Batch = 1
     """Completions per prompt and candidate; their mean is the fitness, or the baseline of their group."""
-
-
-class TransformersConfig(Section):
-    """Inference by transformers in this process."""
-
-    name: Literal["transformers"] = "transformers"
-    micro_batch_size: Batch | Auto = "auto"
-    """Rows generated at once; auto: as many as `memory_gb` holds."""
-    memory_gb: Annotated[float, Field(gt=0), LARGEST] | Auto = "auto"
-    """Memory for key/value cache and logits; auto: half of what the device has in all, after the
-    model (at most 4 GB on a CPU)."""
-    threads: Annotated[int, Field(ge=1), CORES] | Auto = "auto"
-    """CPU threads; auto: 1 for models under 50M parameters (more make them slower), else all
-    cores."""
-
-    @property
-    def abilities(self) -> Abilities:
-        """What the engine can do."""
-        return Abilities(exact=True, reads=True, live_weights=True)
-
-
-EngineConfig = TransformersConfig
-"""The engines that a recipe can name: with a second one, a union by `name` as `StrategyConfig` is."""
 
 
 class EvaluationConfig(Section):

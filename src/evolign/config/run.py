@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from evolign.config.inference import EngineConfig, EvaluationConfig, LengthConfig, TransformersConfig
+from evolign.config.engines import EngineConfig, TransformersConfig
+from evolign.config.inference import EvaluationConfig, LengthConfig
 from evolign.config.needs import Needs
 from evolign.config.policy import AdapterConfig, ModelConfig
 from evolign.config.section import Section, Seed

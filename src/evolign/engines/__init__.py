@@ -3,12 +3,12 @@
 `ENGINES` maps an engine's name in a recipe to its class. `FakeEngine`, the test double, needs no recipe.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from evolign.config import EngineConfig
-from evolign.engines.base import Engine
+from evolign.engines.base import Engine, Reports, scoring
 from evolign.types import Example
 
 if TYPE_CHECKING:
@@ -16,14 +16,25 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "transformers": "evolign.engines.transformers.engine:TransformersEngine",
+    "vllm": "evolign.engines.vllm.engine:VllmEngine",
+    "ray": "evolign.engines.ray.engine:RayEngine",
 }
 
 
-def build_engine(config: EngineConfig, policy: "Policy", examples: Iterable[Example] = ()) -> Engine:
-    """The engine that `config.name` names, over `policy`, which knows the prompts of `examples`."""
-    engine: Engine = resolve_name(ENGINES[config.name])(policy, **config.model_dump(exclude={"name"}))
+def build_engine(
+    config: EngineConfig,
+    policy: "Policy",
+    examples: Iterable[Example] = (),
+    say: Callable[[str], None] | None = None,
+) -> Engine:
+    """The engine that `config.name` names, over `policy`, which knows the prompts of `examples`.
+
+    `say` hears what a user should know while it works.
+    """
+    options = {name: getattr(config, name) for name in type(config).model_fields if name != "name"}
+    engine: Engine = resolve_name(ENGINES[config.name])(policy, say=say, **options)
     engine.add_prompts(examples)
     return engine
 
 
-__all__ = ["ENGINES", "Engine", "build_engine"]
+__all__ = ["ENGINES", "Engine", "Reports", "build_engine", "scoring"]

@@ -6,11 +6,12 @@ numbers, prompts go by the id of their example, and the engine keeps the policy 
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from evolign.errors import EngineError
+from evolign.rewards.scoring import Scorer, Scoring
 from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
 
 
@@ -71,6 +72,29 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class ScoresItself(Protocol):
+    """What an engine may offer: its workers run the reward on the completions that they write."""
+
+    def scorer(self, local: Scorer) -> Scoring:
+        """What scores in the place of `local`, whose reward the workers get."""
+        ...
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """What an engine may offer: figures of its own, for a generation's row in metrics.jsonl."""
+
+    def report(self) -> Mapping[str, float]:
+        """The figures since the last report."""
+        ...
+
+
+def scoring(engine: Engine, scorer: Scorer) -> Scoring:
+    """What scores the completions of `engine`: its own workers where it has any, else `scorer`."""
+    return engine.scorer(scorer) if isinstance(engine, ScoresItself) else scorer
 
 
 def check_version(population: Population, version: int) -> None:

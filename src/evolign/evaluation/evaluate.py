@@ -10,7 +10,7 @@ from evolign.config import Config, EvaluationConfig
 from evolign.engines import Engine
 from evolign.errors import ConfigError, RewardError
 from evolign.metrics import ROUGE, bootstrap, has_words, interval, pass_at_k, rouge
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.scoring import Scoring
 from evolign.runs.tally import equal_rewards
 from evolign.seeding import key
 from evolign.tasks.base import Task, ids
@@ -43,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     engine: Engine,
-    scorer: Scorer,
+    scorer: Scoring,
     policy: Population,
     examples: Sequence[Example],
     *,
@@ -95,7 +95,7 @@ def evaluate_split(
     task: Task,
     split: str,
     engine: Engine,
-    scorer: Scorer,
+    scorer: Scoring,
     policy: Population,
     detailed: bool = False,
 ) -> Evaluation:

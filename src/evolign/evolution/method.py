@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evolign.config import EvolutionConfig
-from evolign.engines import Engine, build_engine
+from evolign.engines import Engine, build_engine, scoring
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
 from evolign.evaluation.result import keep_samples, reported_split, summarise
 from evolign.evolution.fitness import build_fitness
@@ -17,7 +17,7 @@ from evolign.evolution.search import Search
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter
 from evolign.policy.policy import load_policy
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.scoring import Scorer, Scoring
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.tasks.base import Task, examples
@@ -31,8 +31,8 @@ def evolution(
 
     Runs or resumes the method in `run`; returns what result.json holds.
     """
-    with Scorer(task.reward, **config.scoring.model_dump()) as scorer:
-        scorer.start()  # fail early if the reward cannot be loaded
+    with Scorer(task.reward, **config.scoring.model_dump()) as local:
+        local.start()  # fail early if the reward cannot be loaded
         if not run.warm_start.is_dir():
             progress.say(_starting_point(config, task))
         policy = load_policy(config, base, task.warmup, run.warm_start)
@@ -40,7 +40,8 @@ def evolution(
         progress.say(
             f"Searching {policy.space} with {config.strategy.name}, population {config.strategy.population}."
         )
-        with build_engine(config.engine, policy, examples(task)) as engine:
+        with build_engine(config.engine, policy, examples(task), progress.say) as engine:
+            scorer = scoring(engine, local)
             fitness = build_fitness(config, task, engine, scorer)
             search = Search(config, run, task, engine, scorer, policy.space, progress)
             outcome = evolve(fitness, search)
@@ -55,7 +56,7 @@ def final_test(
     run: RunDir,
     task: Task,
     engine: Engine,
-    scorer: Scorer,
+    scorer: Scoring,
     outcome: Outcome,
     progress: Progress,
 ) -> dict[str, Any]:

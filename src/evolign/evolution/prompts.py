@@ -9,7 +9,7 @@ import numpy as np
 from evolign.config import EvolutionConfig
 from evolign.errors import RewardError
 from evolign.metrics import levelled
-from evolign.rewards.scoring import Scorer, Scores
+from evolign.rewards.scoring import Scores, Scoring
 from evolign.seeding import key, stream
 from evolign.tasks.base import Task
 from evolign.types import Example, Rollouts, Sampling
@@ -47,7 +47,7 @@ def sampling(config: EvolutionConfig, generation: int) -> Sampling:
 
 
 def score_completions(
-    scorer: Scorer, examples_NP: Sequence[Sequence[Example]], rollouts: Rollouts
+    scorer: Scoring, examples_NP: Sequence[Sequence[Example]], rollouts: Rollouts
 ) -> tuple[np.ndarray, Scores]:
     """The reward of every completion, (N, P, S), and what scoring took."""
     samples = rollouts.text_NPS.shape[2]

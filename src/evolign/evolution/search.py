@@ -10,13 +10,13 @@ import numpy as np
 from pydantic import Field
 
 from evolign.config import EvolutionConfig
-from evolign.engines import Engine
+from evolign.engines import Engine, Reports
 from evolign.evaluation.evaluate import evaluate_split, ranking
 from evolign.evaluation.result import keep_samples
 from evolign.evolution.fitness import Fitness, FitnessValues
 from evolign.evolution.prompts import spread
 from evolign.policy.spaces.base import SearchSpace
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.scoring import Scoring
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress
 from evolign.runs.provenance import peak_memory_bytes
@@ -59,7 +59,7 @@ class Search:
         run: RunDir,
         task: Task,
         engine: Engine,
-        scorer: Scorer,
+        scorer: Scoring,
         space: SearchSpace,
         progress: Progress,
     ) -> None:
@@ -197,6 +197,7 @@ class Search:
                 "reward_crashes": cost.crashes,
                 "peak_memory_bytes": peak_memory_bytes(),
             }
+            | dict(self._engine.report() if isinstance(self._engine, Reports) else {})
         )
 
     def _watch(self, rewards: Iterable[float], count: int | None = None) -> None:

@@ -65,14 +65,18 @@ class Adapter:
     config: dict[str, Any]
     """PEFT's adapter_config.json."""
 
-    def write(self, folder: Path) -> None:
-        """Write a folder that `PeftModel.from_pretrained` loads: plain LoRA, nothing of ours in it."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by the names that PEFT gives them in a file."""
         tensors = {}
         for name, lora in self.modules.items():
             tensors[f"base_model.model.{name}.lora_A.weight"] = lora.A.contiguous()
             tensors[f"base_model.model.{name}.lora_B.weight"] = lora.B.contiguous()
+        return tensors
+
+    def write(self, folder: Path) -> None:
+        """Write a folder that `PeftModel.from_pretrained` loads: plain LoRA, nothing of ours in it."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(self.tensors(), folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {**self.config, "inference_mode": True}
         if isinstance(config["target_modules"], list):
             config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set

@@ -32,6 +32,8 @@ class BaseModel:
     tokenizer: Any
     name: str
     """What `from_pretrained` accepts: it becomes `base_model_name_or_path` of the adapter."""
+    loaded_from: ModelConfig | None = None
+    """How another process loads the same model; None: the model is an object of this process."""
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -90,7 +92,7 @@ def load_base_model(config: ModelConfig) -> BaseModel:
         check_quantised(model, config)
     else:
         model = model.to(device)
-    return BaseModel(model, tokenizer, source(config.name))
+    return BaseModel(model, tokenizer, source(config.name), config)
 
 
 def load_architecture(config: ModelConfig) -> tuple[Any, Any, torch.dtype]:

@@ -19,37 +19,43 @@ from evolign.types import Example
 
 
 @dataclass(frozen=True)
+class PolicySpec:
+    """All that it takes to build a policy in any process: small, plain data that can be pickled."""
+
+    model: ModelConfig
+    adapter: str | None
+    """Folder of the starting adapter, in PEFT's format; None: the model alone."""
+    space: SpaceConfig | None
+    """None: nothing is searched."""
+    seed: int = 0
+
+    def build(self, base: BaseModel | None = None) -> "Policy":
+        """The policy. `base` stands in for loading `model`. Raises ConfigError where something is missing."""
+        base = base or load_base_model(self.model)
+        adapter = NO_ADAPTER if self.adapter is None else read_adapter(base.model, self.adapter)
+        if self.space is None:
+            return Policy(base, adapter, Fixed(adapter), self)
+        space = resolve_name(SPACES[self.space.name])
+        options = self.space.model_dump(exclude={"name"})
+        return Policy(base, adapter, space(adapter, **options, seed=self.seed), self)
+
+
+@dataclass(frozen=True)
 class Policy:
     """A base model, the adapter that the search starts from, and the space of adapters around it."""
 
     base: BaseModel
     adapter: Adapter
     space: SearchSpace
+    spec: PolicySpec | None = None
+    """How another process builds the same policy; None: it is of objects of this process."""
 
 
 def fixed_policy(base: BaseModel, folder: str | Path | None = None) -> Policy:
     """`base` with the adapter in `folder`, or without any: nothing to search, for evaluation and sampling."""
-    adapter = NO_ADAPTER if folder is None else read_adapter(base.model, folder)
-    return Policy(base, adapter, Fixed(adapter))
-
-
-@dataclass(frozen=True)
-class PolicySpec:
-    """All that it takes to build a policy in any process: small, plain data that can be pickled."""
-
-    model: ModelConfig
-    adapter: str
-    """Folder of the starting adapter, in PEFT's format."""
-    space: SpaceConfig
-    seed: int
-
-    def build(self, base: BaseModel | None = None) -> Policy:
-        """The policy. `base` stands in for loading `model`. Raises ConfigError where something is missing."""
-        base = base or load_base_model(self.model)
-        adapter = read_adapter(base.model, self.adapter)
-        space = resolve_name(SPACES[self.space.name])
-        options = self.space.model_dump(exclude={"name"})
-        return Policy(base, adapter, space(adapter, **options, seed=self.seed))
+    path = None if folder is None else str(folder)
+    model = base.loaded_from or ModelConfig(name=base.name)
+    return PolicySpec(model, path, None).build(base)
 
 
 def load_policy(config: EvolutionConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
@@ -59,7 +65,8 @@ def load_policy(config: EvolutionConfig, base: BaseModel, rows: Sequence[Example
     `rows` are the task's solved rows.
     """
     starting_adapter(config, config.adapter, base, rows, folder)
-    return PolicySpec(config.model, str(folder), config.space, config.seed).build(base)
+    model = base.loaded_from or config.model
+    return PolicySpec(model, str(folder), config.space, config.seed).build(base)
 
 
 def starting_adapter(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -39,6 +39,16 @@ class Scores:
     cost: Cost = NO_COST
     """Distinct completions whose scoring was ended after `timeout_seconds`, or killed the worker process."""
     seconds: float = 0.0
+    failures: Sequence[str | None] = ()
+    """One per completion: None, or "timeout" or "crash" where it scores `failure_score`."""
+
+
+class Scoring(Protocol):
+    """Whoever scores completions: a `Scorer`, or an engine whose workers have scored what they wrote."""
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+        """See `Scorer.score`."""
+        ...
 
 
 class Scorer:
@@ -111,6 +121,11 @@ class Scorer:
             self.close()
             raise
 
+    def most_seconds(self, completions: int) -> float:
+        """What scoring takes at most, about, if the reward hangs."""
+        calls = math.ceil(completions / self.chunk_size) + 2 * MAX_FAILED_RETRIES
+        return calls * self.timeout_seconds / self.workers
+
     def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
         """Score `texts[i]` as a completion of `examples[i]`.
 
@@ -120,18 +135,22 @@ class Scorer:
         started = time.monotonic()
         items = {(example.id, text): (example, text) for example, text in zip(examples, texts, strict=True)}
         scored, failures = self._score_distinct(list(items.values()))
-        values = dict(zip(items, scored, strict=True))
+        number = {item: i for i, item in enumerate(items)}
+        which = [number[example.id, text] for example, text in zip(examples, texts, strict=True)]
+        how = list(failures.values())
         return Scores(
-            values=np.array(
-                [values[example.id, text] for example, text in zip(examples, texts, strict=True)],
-                dtype=np.float64,
-            ),
-            cost=Cost(timeouts=failures.count("timeout"), crashes=failures.count("crash")),
+            values=np.array([scored[i] for i in which], dtype=np.float64),
+            cost=Cost(timeouts=how.count("timeout"), crashes=how.count("crash")),
             seconds=time.monotonic() - started,
+            failures=[failures.get(i) for i in which],
         )
 
-    def _score_distinct(self, items: list[Item]) -> tuple[list[float], list[str]]:
-        """The values of the items, and one entry per item that failed."""
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: the reward and its settings, without running workers."""
+        return self.__dict__ | {"_running": []}
+
+    def _score_distinct(self, items: list[Item]) -> tuple[list[float], dict[int, str]]:
+        """The values of the items, and by number how those failed that did."""
         scored = [self.failure_score] * len(items)
 
         def fails(chunks: list[list[int]]) -> list[tuple[list[int], str]]:
@@ -158,7 +177,7 @@ class Scorer:
             failed = [(chunk, how) for chunk, how in failed if chunk not in large] + again
         if too_slow and budget > 0:
             self.chunk_size = max(1, size // 2)
-        return scored, [how for chunk, how in failed for _ in chunk]
+        return scored, {i: how for chunk, how in failed for i in chunk}
 
     def _run(self, chunks: list[list[Item]]) -> list[Outcome]:
         """One call of the reward per chunk, spread over the workers."""

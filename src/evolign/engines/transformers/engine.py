@@ -4,9 +4,7 @@ All candidates x prompts x samples become rows, sorted by length and generated i
 memory. Any decoder-only model of transformers with a key/value cache works, hybrids included.
 """
 
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,20 +15,12 @@ import torch
 
 from evolign.engines.base import check_known, check_version
 from evolign.engines.transformers.attention import DecodingAttention
+from evolign.engines.transformers.batches import MicroBatches, reading_lengths
 from evolign.engines.transformers.decoding import decode
 from evolign.engines.transformers.forward import check_cached
 from evolign.engines.transformers.linear import OneDnnLinear
 from evolign.engines.transformers.log_probs import read
-from evolign.engines.transformers.memory import (
-    GIB,
-    MOST_READINGS_ON_CPU,
-    MOST_ROWS_ON_CPU,
-    budget_bytes,
-    bytes_per_reading,
-    bytes_per_row,
-)
 from evolign.engines.transformers.scaled_lora import ScaledLora
-from evolign.errors import EngineError
 from evolign.policy.adapter import Adapter
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
@@ -41,6 +31,8 @@ from evolign.strategies.mean import Mean
 from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
 
 T = TypeVar("T")
+Cut = Callable[[Sequence[int]], Iterator[list[int]]]
+"""Micro-batches of rows, by number."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class TransformersEngine:
     """Generates with a transformers model whose rows belong to different candidates.
 
     `micro_batch_size` rows at a time, or as many as `memory_gb` holds, on `threads` CPU threads while the
-    engine is entered. "auto" is explained at `TransformersConfig`.
+    engine is entered. "auto" is explained at `TransformersConfig`. `say` hears what a user should know.
 
     Where the search space shares factors (`SharesFactors`), a batch mixes candidates; otherwise the engine
     runs one candidate's adapter after another.
@@ -69,14 +61,14 @@ class TransformersEngine:
         micro_batch_size: int | Literal["auto"] = "auto",
         memory_gb: float | Literal["auto"] = "auto",
         threads: int | Literal["auto"] = "auto",
+        say: Callable[[str], None] | None = None,
     ) -> None:
         model = policy.base.model
         check_cached(model)
         self._base, self._space, self._threads = policy.base, policy.space, threads
         self._mean = Mean(policy.space.dim)
         self._entered = ExitStack()
-        self._micro_batch_size = micro_batch_size
-        self._budget = budget_bytes(model) if memory_gb == "auto" else memory_gb * GIB
+        self._batches = MicroBatches(model, micro_batch_size, memory_gb, say)
         self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
         start = Population.of_mean()
@@ -115,13 +107,12 @@ class TransformersEngine:
                 temperature=sampling.temperature,
             )
 
+        length_M = [len(row.prompt) for row in rows]
         tokens = self._run(
             generate,
             population,
             [row.candidate for row in rows],
-            [len(row.prompt) for row in rows],
-            lambda length: bytes_per_row(self._base.model, length, sampling.max_new_tokens),
-            MOST_ROWS_ON_CPU,
+            lambda numbers: self._batches.of_writing(numbers, length_M, sampling.max_new_tokens),
         )
         shape = (len(population), len(prompts_NP[0]), sampling.samples_per_prompt)
         return self._rollouts(tokens, shape, time.perf_counter() - started)
@@ -139,9 +130,8 @@ class TransformersEngine:
         self._check(population, prompts, most_new)
         encoded = self._base.prompts
         prompt_M = list(zip(candidates, prompts, strict=True))
-        longest: dict[tuple[int, str], int] = defaultdict(int)
-        for (n, name), ids in zip(prompt_M, token_ids, strict=True):
-            longest[n, name] = max(longest[n, name], len(encoded[name]) + len(ids))
+        prompt_tokens = [len(encoded[name]) for name in prompts]
+        length_M = reading_lengths(prompt_tokens, candidates, prompts, token_ids)
 
         def score(batch: list[int], slots: list[int]) -> list[np.ndarray]:
             slot = {prompt_M[m]: n for m, n in zip(batch, slots, strict=True)}
@@ -161,9 +151,7 @@ class TransformersEngine:
             score,
             population,
             candidates,
-            [longest[prompt] for prompt in prompt_M],  # keeps together what follows one prompt
-            lambda length: bytes_per_reading(self._base.model, length, most_new),
-            MOST_READINGS_ON_CPU,
+            lambda numbers: self._batches.of_reading(numbers, length_M, most_new),
         )
         return np.array([np.pad(row_T, (0, most_new - len(row_T))) for row_T in logprob_MT])
 
@@ -190,9 +178,7 @@ class TransformersEngine:
         work: Callable[[list[int], list[int]], list[T]],
         population: Population,
         candidate_M: Sequence[int],
-        length_M: Sequence[int],
-        need: Callable[[int], int],
-        most_on_cpu: int,
+        cut: Cut,
     ) -> list[T]:
         """Call `work(rows, whose)` on all M rows, with the adapters of their candidates in the model."""
         results: dict[int, T] = {}
@@ -201,7 +187,7 @@ class TransformersEngine:
             def batch(rows: list[int], slot: Mapping[int, int] = slot) -> list[T]:
                 return work(rows, [slot[candidate_M[row]] for row in rows])
 
-            results |= self._in_micro_batches(batch, numbers, length_M, need, most_on_cpu)
+            results |= self._in_micro_batches(batch, numbers, cut)
         return [results[row] for row in range(len(candidate_M))]
 
     def _adapted(
@@ -234,47 +220,20 @@ class TransformersEngine:
         return torch.tensor(list(numbers), device=self._base.model.device)
 
     def _in_micro_batches(
-        self,
-        work: Callable[[list[int]], list[T]],
-        rows: Sequence[int],
-        length: Sequence[int],
-        need: Callable[[int], int],
-        most_on_cpu: int,
+        self, work: Callable[[list[int]], list[T]], rows: Sequence[int], cut: Cut
     ) -> dict[int, T]:
-        """Call `work` on `rows`, longest first, in micro-batches that fit the memory.
-
-        `need(length)` estimates the bytes of a row. A batch for which the device has no memory is halved.
-        """
-        order = sorted(rows, key=lambda i: -length[i])
+        """Call `work` on `rows` by number; a micro-batch for which the device has no memory is cut again."""
         results: dict[int, T] = {}
-        while order:
-            size = self._rows_at_once(need(length[order[0]]), most_on_cpu)
-            batch, rest = order[:size], order[size:]
+        for batch in cut(rows):
             done: list[T] | None = None
             with suppress(torch.OutOfMemoryError):
                 done = work(batch)
             if done is None:
-                self._halve(len(batch))
+                self._batches.halve(len(batch))
+                results |= self._in_micro_batches(work, batch, cut)
             else:
                 results |= zip(batch, done, strict=True)
-                order = rest
         return results
-
-    def _rows_at_once(self, bytes_of_a_row: int, most_on_cpu: int) -> int:
-        if self._micro_batch_size != "auto":
-            return self._micro_batch_size
-        most = most_on_cpu if self._base.model.device.type == "cpu" else sys.maxsize
-        return max(1, min(most, int(self._budget // bytes_of_a_row)))
-
-    def _halve(self, size: int) -> None:
-        """Halve the micro-batch for the rest of the run, because the device ran out of memory."""
-        if size == 1:
-            raise EngineError(
-                "the device has no memory for a single completion; lower sampling.max_new_tokens or use "
-                "a smaller or quantised model"
-            )
-        torch.cuda.empty_cache()
-        self._micro_batch_size = size // 2
 
     def _rollouts(
         self, tokens: list[tuple[int, ...]], shape: tuple[int, int, int], seconds: float

@@ -11,7 +11,7 @@ from evolign.engines import Engine
 from evolign.evolution.fitness.base import Fitness, FitnessValues
 from evolign.evolution.fitness.likelihood import LikelihoodFitness
 from evolign.evolution.fitness.reward import RewardFitness
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.scoring import Scoring
 from evolign.tasks.base import Task
 
 __all__ = ["FITNESS", "Fitness", "FitnessValues", "LikelihoodFitness", "RewardFitness", "build_fitness"]
@@ -22,6 +22,6 @@ FITNESS: dict[str, Callable[..., Fitness[Any, Any]]] = {
 }
 
 
-def build_fitness(config: EvolutionConfig, task: Task, engine: Engine, scorer: Scorer) -> Fitness[Any, Any]:
+def build_fitness(config: EvolutionConfig, task: Task, engine: Engine, scorer: Scoring) -> Fitness[Any, Any]:
     """The fitness that `config.fitness` names, over the training prompts of `task`."""
     return FITNESS[config.fitness.name](config, task, engine, scorer)

@@ -41,7 +41,7 @@ from evolign.evolution.prompts import draw_batch, mean_score, reward_range, samp
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND, ROUNDING, levelled
 from evolign.policy.spaces.base import SearchSpace
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.scoring import Scoring
 from evolign.tasks.base import Task, ids
 from evolign.types import Cost, Direction, Example, Population, Rollouts
 
@@ -87,7 +87,7 @@ class LikelihoodValues(FitnessValues):
 class LikelihoodFitness:
     """F(theta) = mean advantage-weighted likelihood ratio of completions sampled from the mean policy."""
 
-    def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
+    def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scoring) -> None:
         assert isinstance(config.fitness, LikelihoodConfig)
         self._config, self._options = config, config.fitness
         self.steps = config.fitness.steps

@@ -22,7 +22,7 @@ from evolign.evolution.prompts import (
 )
 from evolign.evolution.step_size import Calibration, calibrate, candidates_at
 from evolign.policy.spaces.base import SearchSpace
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.scoring import Scoring
 from evolign.tasks.base import Task, ids
 from evolign.types import NO_COST, Cost, Direction, Example, Population, Sampling
 
@@ -41,7 +41,7 @@ class RewardFitness:
 
     steps = 1
 
-    def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scorer) -> None:
+    def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scoring) -> None:
         self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
 
     def calibrate(self, space: SearchSpace) -> Calibration:

@@ -1,0 +1,321 @@
+"""Workers that come and go, and pieces of work that are answered once whoever comes and goes.
+
+Ray starts the workers, moves the data and notices the dead; here is what Ray leaves to its users: which
+worker gets which piece, by when it has to answer, and what becomes of both if it does not.
+"""
+
+import math
+import os
+import pickle
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evolign.config.engines import RayConfig
+from evolign.engines.ray.cluster import diagnosis, end, import_ray, last_words, room
+from evolign.engines.ray.ledger import Known, Ledger
+from evolign.engines.ray.probe import Answer, differences
+from evolign.engines.ray.worker import Introduction, Worker
+from evolign.errors import EngineError, EvolignError
+
+TICK_SECONDS = 0.5
+"""How often the pool looks for deadlines and for new nodes while it waits."""
+SAY_AGAIN_SECONDS = 30.0
+MOST_FAILED_STARTS = 3
+"""Workers that may fail to start one after the other while none is ready."""
+MOST_LOSSES = 5
+"""Workers that may be lost with the same piece."""
+FIRST_PIECE_SECONDS, LEAST_PIECE_SECONDS, PIECE_FACTOR = 1800.0, 60.0, 10.0
+CARRIED = ("HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM")
+"""Environment of this process that workers get too, where it is set."""
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker as the pool sees it."""
+
+    name: str
+    actor: Any
+    reference: Any
+    """What it has been asked and has not answered yet."""
+    deadline: float
+    answers: Callable[["Member", Any], None]
+    """What is done with its answer."""
+    who: Introduction | None = None
+    known: Known | None = None
+    """What it has been told; None: it is not ready."""
+    piece: int | None = None
+    since: float = field(default_factory=time.monotonic)
+    """When it became ready, or was started."""
+    asked: float = 0.0
+    busy: float = 0.0
+    """Seconds of work since `since`."""
+
+    @property
+    def idle(self) -> bool:
+        return self.known is not None and self.reference is None
+
+
+class Pool:
+    """Keeps as many workers as `config` says, and deals out pieces to them."""
+
+    def __init__(
+        self,
+        config: RayConfig,
+        building: bytes,
+        expected: Answer,
+        ledger: Ledger,
+        say: Callable[[str], None],
+    ) -> None:
+        self._ray = import_ray()
+        self._config, self._expected, self._ledger, self._say = config, expected, ledger, say
+        self._building = self._ray.put(building)
+        self._members: list[Member] = []
+        self._started = 0
+        self._failed_starts = 0
+        self._refused = 0
+        self._alone_since = time.monotonic()
+        self._said_waiting = 0.0
+        self._slowest = 0.0
+        self._calls = 0
+        self.piece_seconds: list[float] = []
+        """What each piece of the last call has taken where it was worked on."""
+        self.allowance = 0.0
+        """Seconds that a piece may take beside its own, for rewards that hang."""
+        self.figures: Counter[str] = Counter()
+        """Sums since the start: bytes of numbers, bytes of pieces, pieces, pieces asked again."""
+
+    # ---------------------------------------------------------------- asking
+
+    def run(self, shared: Any, pieces: Sequence[Any]) -> list[Any]:
+        """The answers to `pieces`, in their order. Raises EngineError where no worker is left to ask."""
+        self._calls += 1
+        self.piece_seconds = []
+        packed = pickle.dumps(shared)
+        call = [self._ray.put(packed)]
+        todo = deque(range(len(pieces)))
+        answers: dict[int, Any] = {}
+        losses: Counter[int] = Counter()
+        told: set[int] = set()
+
+        def place(member: Member, packed: bytes) -> None:
+            piece, (seconds, answer) = member.piece, pickle.loads(packed)
+            member.piece, member.busy = None, member.busy + seconds
+            self._slowest = max(self._slowest, seconds)
+            if piece is not None:
+                self.piece_seconds.append(seconds)
+                answers.setdefault(piece, answer)
+
+        def again(piece: int, reason: str) -> None:
+            losses[piece] += 1
+            self.figures["pieces_retried"] += 1
+            if losses[piece] >= MOST_LOSSES:
+                raise EngineError(
+                    f"{MOST_LOSSES} workers were lost with the same piece of work, the last one because "
+                    f"{reason}; resume the run once that is mended"
+                )
+            todo.appendleft(piece)
+
+        try:
+            while len(answers) < len(pieces):
+                self._hire()
+                for member in self._members:
+                    if member.idle and todo:
+                        self._send(member, todo.popleft(), call, pieces, place)
+                        if id(member) not in told:
+                            told.add(id(member))
+                            self.figures["bytes_numbers"] += len(packed)
+                self._listen(again)
+        except BaseException:
+            for member in self._members:
+                member.piece = None  # a late answer is to nothing that is still asked
+            raise
+        return [answers[i] for i in range(len(pieces))]
+
+    def _send(
+        self,
+        member: Member,
+        piece: int,
+        call: list[Any],
+        pieces: Sequence[Any],
+        answers: Callable[[Member, Any], None],
+    ) -> None:
+        assert member.known is not None
+        news, packed = self._ledger.news(member.known), pickle.dumps(pieces[piece])
+        self.figures["pieces"] += 1
+        self.figures["bytes_numbers"] += news.numbers
+        self.figures["bytes_pieces"] += len(packed)
+        member.known = self._ledger.known
+        member.piece, member.asked, member.answers = piece, time.monotonic(), answers
+        member.deadline = member.asked + self._piece_seconds() + self.allowance
+        member.reference = member.actor.work.remote(news, self._calls, call, packed)
+
+    def _piece_seconds(self) -> float:
+        if self._config.piece_seconds != "auto":
+            return self._config.piece_seconds
+        if not self._slowest:
+            return FIRST_PIECE_SECONDS
+        return max(LEAST_PIECE_SECONDS, PIECE_FACTOR * self._slowest)
+
+    def _listen(self, again: Callable[[int, str], None]) -> None:
+        """Wait a moment for answers, and take leave of workers that are dead or too late."""
+        waiting = [member for member in self._members if member.reference is not None]
+        done = set(self._ready([member.reference for member in waiting]))
+        for member in waiting:
+            if member.reference in done:
+                self._hear(member, again)
+            elif time.monotonic() > member.deadline:
+                seconds = member.deadline - member.asked
+                if member.who is not None:
+                    end(member.who)
+                self._lose(member, f"it did not answer within {seconds:.0f} seconds", again)
+        if self.ready:
+            self._alone_since = time.monotonic()
+        else:
+            self._wait_or_stop()
+
+    def _ready(self, references: list[Any]) -> list[Any]:
+        if not references:
+            time.sleep(TICK_SECONDS)
+            return []
+        done, rest = self._ray.wait(references, num_returns=1, timeout=TICK_SECONDS)
+        if done and rest:
+            done += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        result: list[Any] = done
+        return result
+
+    def _hear(self, member: Member, again: Callable[[int, str], None]) -> None:
+        try:
+            answer = self._ray.get(member.reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, EvolignError) and member.known is not None:
+                member.reference = None
+                raise error.cause from None
+            self._lose(member, f"{type(error.cause).__name__}: {error.cause}", again)
+        except self._ray.exceptions.RayError as error:
+            self._lose(member, _first_line(error) + last_words(member.who), again)
+        else:
+            member.reference = None
+            member.answers(member, answer)
+
+    # ---------------------------------------------------------------- hiring
+
+    def _hire(self) -> None:
+        """Start workers until there are as many as wanted; Ray places them as soon as it has room."""
+        for _ in range(self._wanted() - len(self._members)):
+            self._started += 1
+            seconds = self._config.start_seconds
+            actor = self._actor_class().remote()
+            member = Member(
+                f"worker {self._started}", actor, actor.introduce.remote(), math.inf, self._introduced
+            )
+            if not self.ready:
+                member.deadline = time.monotonic() + seconds
+            member.asked = time.monotonic()
+            self._members.append(member)
+
+    def _wanted(self) -> int:
+        wanted = room(self._config) if self._config.workers == "auto" else self._config.workers
+        return max(0, wanted - self._refused)
+
+    def _actor_class(self) -> Any:
+        threads = str(self._config.cpus_per_worker)
+        environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
+        environment |= {"OMP_NUM_THREADS": threads}
+        return self._ray.remote(Worker).options(
+            num_cpus=self._config.cpus_per_worker,
+            num_gpus=self._config.gpus_per_worker,
+            max_restarts=0,  # what a worker knows is in the ledger: a new one is told it
+            max_task_retries=0,
+            runtime_env={"env_vars": environment},
+        )
+
+    def _introduced(self, member: Member, who: Introduction) -> None:
+        member.who = who
+        member.asked = time.monotonic()
+        member.deadline = member.asked + self._config.start_seconds
+        member.answers = self._judged
+        member.reference = member.actor.build.remote(self._building)
+
+    def _judged(self, member: Member, answer: Answer) -> None:
+        """Take up a worker that has answered the probe as it should."""
+        wrong = list(differences(self._expected, answer))
+        if wrong:
+            self._refused += 1
+            self._dismiss(member)
+            where = f"{member.name} on {member.who.node if member.who else '?'}"
+            text = f"{where} was refused: {'; '.join(wrong)}"
+            if self._wanted() == 0:
+                raise EngineError(f"{text}; install the same versions and the same model there")
+            self._say(f"Warning: {text}.")
+            return
+        member.known, member.since, self._failed_starts = Known(), time.monotonic(), 0
+        self._say(f"{member.name.capitalize()} is ready: {len(self.ready)} of {self._wanted()}.")
+
+    # ---------------------------------------------------------------- losing
+
+    def _lose(self, member: Member, reason: str, again: Callable[[int, str], None]) -> None:
+        """Replace a worker; what it was working on is asked of another."""
+        starting = member.known is None
+        self._dismiss(member)
+        left = len(self.ready)
+        self._say(f"Warning: {member.name} is lost ({reason:.400}); {left} left.")
+        if starting:
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_FAILED_STARTS and left == 0:
+                raise EngineError(
+                    f"{self._failed_starts} workers could not start, the last one because {reason}; "
+                    f"{diagnosis(self._config)}"
+                )
+        if member.piece is not None:
+            again(member.piece, reason)
+
+    def _dismiss(self, member: Member) -> None:
+        self._members.remove(member)
+        self._ray.kill(member.actor)
+
+    def _wait_or_stop(self) -> None:
+        """No worker is ready: say so now and then, and give up after `start_seconds`."""
+        now = time.monotonic()
+        alone = now - self._alone_since
+        if alone > self._config.start_seconds:
+            raise EngineError(
+                f"no worker was ready within engine.start_seconds = {self._config.start_seconds:g}: "
+                f"{diagnosis(self._config)}; free or add resources, then resume the run"
+            )
+        if self._started and now - max(self._said_waiting, self._alone_since) > SAY_AGAIN_SECONDS:
+            self._said_waiting = now
+            self._say(f"Waiting for a worker since {alone:.0f} seconds: {diagnosis(self._config)}.")
+
+    # ---------------------------------------------------------------- the rest
+
+    def wait_for_one(self) -> None:
+        """Return once a worker is ready. Raises EngineError if none is in time."""
+        self._alone_since = time.monotonic()
+        while not self.ready:
+            self._hire()
+            self._listen(lambda piece, reason: None)
+
+    @property
+    def busy(self) -> float:
+        """Mean share of their time that the workers of now have worked since they were ready."""
+        now = time.monotonic()
+        shares = [m.busy / max(now - m.since, 1e-9) for m in self._members if m.known is not None]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    @property
+    def ready(self) -> list[Introduction]:
+        """Where the workers live that are ready."""
+        return [m.who for m in self._members if m.known is not None and m.who is not None]
+
+    def close(self) -> None:
+        """End all workers."""
+        for member in list(self._members):
+            self._dismiss(member)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
