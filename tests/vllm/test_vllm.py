@@ -48,25 +48,33 @@ def tiny(folder: Path) -> Path:
         ),
     ],
 )
-def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def policies(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Policy]:
+    """The same policy twice, since the engine reads with the first one's model."""
     root = tmp_path_factory.mktemp("policy")
     folder = tiny(root / "model") if request.param == "tiny" else MODELS / request.param
-    base = load_base_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
     config = evolution({"adapter": {"warm_start": None, "rank": 4}, "seed": 1})
-    return load_policy(config, base, [], root / "start")
+    model = ModelConfig(name=str(folder), device="cpu", dtype="float32")
+    return [load_policy(config, load_base_model(model), [], root / "start") for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
-def engine(policy: Policy) -> Iterator[Any]:
-    with build_engine(VllmConfig(max_loras=8, options=CPU), policy, EXAMPLES) as engine:
+def reference(policies: list[Policy]) -> Iterator[Any]:
+    with build_engine(TransformersConfig(), policies[1], EXAMPLES) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def engine(policies: list[Policy]) -> Iterator[Any]:
+    with build_engine(VllmConfig(max_loras=8, options=CPU), policies[0], EXAMPLES) as engine:
         yield engine
 
 
 def test_greedy_tokens_are_those_of_transformers_for_16_candidates_over_generations(
-    engine: Any, policy: Policy
+    engine: Any, reference: Any, policies: list[Policy]
 ) -> None:
+    dim = policies[0].space.dim
     rng = np.random.default_rng(0)
-    moves = [Jump(0.2 * rng.standard_normal(policy.space.dim)) for _ in range(2)]
+    moves = [Jump(0.2 * rng.standard_normal(dim)) for _ in range(2)]
     greedy = Sampling(max_new_tokens=12, temperature=0.0)
 
     def course(engine: Any) -> list[Any]:
@@ -74,14 +82,12 @@ def test_greedy_tokens_are_those_of_transformers_for_16_candidates_over_generati
         for version in range(3):
             if version:
                 engine.move(moves[version - 1])
-            theta_NK = 0.5 * np.random.default_rng(version).standard_normal((CANDIDATES, policy.space.dim))
+            theta_NK = 0.5 * np.random.default_rng(version).standard_normal((CANDIDATES, dim))
             population = Population(theta_NK, with_mean=True, version=version)
             found.append(engine.generate(population, [NAMES] * len(population), greedy))
         return found
 
-    written = course(engine)
-    with build_engine(TransformersConfig(), policy, EXAMPLES) as reference:
-        wanted = course(reference)
+    written, wanted = course(engine), course(reference)
     for one, other in zip(written, wanted, strict=True):
         assert (one.token_ids_NPS == other.token_ids_NPS).all()
         assert (one.text_NPS == other.text_NPS).all()
@@ -90,21 +96,20 @@ def test_greedy_tokens_are_those_of_transformers_for_16_candidates_over_generati
 
 
 def test_samples_of_a_prompt_differ_and_candidates_that_are_equal_write_the_same(
-    engine: Any, policy: Policy
+    engine: Any, policies: list[Policy]
 ) -> None:
-    theta_NK = np.zeros((2, policy.space.dim))
+    theta_NK = np.zeros((2, policies[0].space.dim))
     drawn = Sampling(max_new_tokens=12, samples_per_prompt=4, noise_seed=7)
     token_ids_NPS = engine.generate(Population(theta_NK), [NAMES] * 2, drawn).token_ids_NPS
     assert (token_ids_NPS[0] == token_ids_NPS[1]).mean() > 0.9
     assert len(set(token_ids_NPS[0, 0])) > 1
 
 
-def test_what_is_read_is_what_transformers_reads(engine: Any, policy: Policy) -> None:
-    population = Population(0.3 * np.random.default_rng(3).standard_normal((2, policy.space.dim)))
+def test_what_is_read_is_what_transformers_reads(engine: Any, reference: Any, policies: list[Policy]) -> None:
+    dim = policies[0].space.dim
+    population = Population(0.3 * np.random.default_rng(3).standard_normal((2, dim)))
     asked: tuple[Any, ...] = (population, [0, 1], NAMES[:2], [(5, 6, 7), (8, 9)])
-    found = engine.logprobs(*asked)
-    with build_engine(TransformersConfig(), policy, EXAMPLES) as reference:
-        np.testing.assert_allclose(found, reference.logprobs(*asked), rtol=1e-4)
+    np.testing.assert_allclose(engine.logprobs(*asked), reference.logprobs(*asked), rtol=1e-4)
 
 
 @pytest.mark.parametrize("fitness", ["reward", "likelihood"])
