@@ -1,5 +1,6 @@
 """Every faster path of the engine computes what the plain one of PyTorch or transformers does."""
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -7,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_calls import generate
+from engine_calls import generate, logprobs
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import DynamicCache
 
-from evolign.engines.transformers import decoding
+from evolign.engines.transformers import decoding, log_probs
 from evolign.engines.transformers import linear as one_dnn
 from evolign.engines.transformers.attention import attend
 from evolign.engines.transformers.engine import TransformersEngine
+from evolign.engines.transformers.head import LOGITS_AT_ONCE
 from evolign.engines.transformers.kv_cache import in_place_cache
+from evolign.engines.transformers.memory import MOST_READINGS_ON_CPU, bytes_per_reading
 from evolign.engines.transformers.noise import Noise, gumbel
 from evolign.engines.transformers.scaled_lora import ScaledLora
 from evolign.policy.policy import Policy
@@ -119,6 +122,44 @@ def test_tokens_are_the_same_with_and_without_every_faster_path(
     monkeypatch.setattr(decoding, "in_place_cache", lambda config: DynamicCache(config=config))
     monkeypatch.setattr(ScaledLora, "_notice", lambda self, layer, x: None)  # no layers stacked
     assert (tokens(chosen, lengths) == together).all()
+
+
+def test_readings_in_parts_are_readings_at_once(
+    architecture: str, policy: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of candidates that differ, after prompts of several lengths, with labels of several lengths."""
+    chosen = policy(architecture, "all-linear")
+    model: Any = chosen.base.model
+    examples = [Example(id=f"row {i}", prompt=TEXT[i : i + length]) for i, length in enumerate((9, 4, 17))]
+    population = Population(np.random.default_rng(0).normal(size=(2, chosen.space.dim)))
+    readings = [0, 1, 0, 1, 0, 0], [*examples, *examples], [(5,), (6, 7, 8, 9), (8, 9), (3, 4, 5), (9,), (7,)]
+    sizes: list[int] = []
+
+    def size(module: Any, given: Any, output: Any) -> None:
+        sizes.append(output.logits.numel())
+
+    monkeypatch.setattr(log_probs, "LOGITS_AT_ONCE", len(readings[0]) * 4 * 64)
+    with TransformersEngine(chosen) as engine, model.register_forward_hook(size):
+        at_once_MT = logprobs(engine, population, *readings)
+        assert max(sizes) == 6 * 3 * 64
+        monkeypatch.setattr(log_probs, "LOGITS_AT_ONCE", 5 * 64)
+        sizes.clear()
+        in_parts_MT = logprobs(engine, population, *readings)
+    assert sizes[-3:] == [5 * 64, 5 * 64, 2 * 64] and max(sizes) == 5 * 64
+    np.testing.assert_allclose(in_parts_MT, at_once_MT, atol=1e-5)
+    assert (in_parts_MT == 0).sum() == 12
+
+
+def test_what_a_reading_needs_does_not_grow_with_the_vocabulary_without_end(
+    policy: Callable[..., Policy],
+) -> None:
+    model: Any = copy.copy(policy("llama").base.model)
+    needs = []
+    for size in (64, 50_000, 500_000):
+        model.config = copy.copy(model.config)
+        model.config.vocab_size = size
+        needs.append(bytes_per_reading(model, 64, 40))
+    assert needs[1] - needs[0] < 12 * LOGITS_AT_ONCE / MOST_READINGS_ON_CPU and needs[2] == needs[1]
 
 
 def test_layers_that_read_the_same_tensor_are_stacked_and_add_the_same() -> None:

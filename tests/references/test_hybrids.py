@@ -1,4 +1,4 @@
-"""Models of attention and recurrent layers, and one whose attention is its own: tokens and readings."""
+"""Attention beside recurrent layers, attention of a model's own, scaled logits: tokens and readings."""
 
 import logging
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ from engine_calls import generate, logprobs
 from tiny_models import LLAMA_LIKE, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from evolign.engines.transformers import log_probs
 from evolign.engines.transformers.engine import TransformersEngine
+from evolign.engines.transformers.head import is_apart
 from evolign.errors import ConfigError
 from evolign.policy.base_model import BaseModel
 from evolign.policy.policy import fixed_policy
@@ -39,6 +41,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False},
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
     "falcon": {"alibi": False},
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
 }
 PROMPTS = [Example(str(i), prompt) for i, prompt in enumerate(["1 + 2 = ?\n", "13 + 24 = ? and\n", "5\n"])]
 NOBODY = Population(np.zeros((1, 0)))
@@ -60,7 +64,9 @@ def base(request: pytest.FixtureRequest) -> Iterator[BaseModel]:
 
 
 @torch.inference_mode()
-def test_a_batch_in_which_rows_end_says_and_reads_what_each_row_does_alone(base: BaseModel) -> None:
+def test_a_batch_in_which_rows_end_says_and_reads_what_each_row_does_alone(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model: Any = base.model
     prompts = [base.encoder.encode(example.prompt) for example in PROMPTS]
     alone = []
@@ -82,6 +88,10 @@ def test_a_batch_in_which_rows_end_says_and_reads_what_each_row_does_alone(base:
         assert said.tolist() == expected and min(map(len, expected)) < 8
         token_ids = [*expected, *(ids[::-1] for ids in expected)]
         logprob_MT = logprobs(engine, NOBODY, [0] * 6, PROMPTS * 2, token_ids)
+        monkeypatch.setattr(log_probs, "LOGITS_AT_ONCE", 5 * 64)  # five labels at a time
+        in_parts_MT = logprobs(engine, NOBODY, [0] * 6, PROMPTS * 2, token_ids)
+    assert is_apart(model)
+    np.testing.assert_allclose(in_parts_MT, logprob_MT, atol=1e-4)
     for prompt, ids, logprob_T in zip(prompts * 2, token_ids, logprob_MT, strict=True):
         logits_TV = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
         expected_T = logits_TV.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]

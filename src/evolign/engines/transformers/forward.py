@@ -1,4 +1,4 @@
-"""Calling a model of transformers for its logits, with padding and the arguments that it accepts."""
+"""Calling a model of transformers, or its decoder alone, with padding and the arguments that it accepts."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -25,15 +25,34 @@ def logits(
 
     `mask_BT` covers what is in `past` as well; None is no padding anywhere.
     """
-    accepted = _accepted(type(model).forward)
-    extra: dict[str, Any] = {"logits_to_keep": last} if "logits_to_keep" in accepted else {}
-    if "position_ids" in accepted:
+    extra = {"logits_to_keep": last} if "logits_to_keep" in _accepted(type(model).forward) else {}
+    result: Tensor = _call(model, ids_BT, mask_BT, position_BT, past, **extra).logits[:, -last:]
+    return result
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    mask_BT: Tensor | None,
+    position_BT: Tensor,
+    *,
+    last: int,
+    past: Cache | None = None,
+) -> Tensor:
+    """What the decoder of `model` returns at the last `last` positions, (B, last, H); see `head`."""
+    output = _call(model.get_decoder(), ids_BT, mask_BT, position_BT, past)
+    result: Tensor = output.last_hidden_state[:, -last:]
+    return result
+
+
+def _call(
+    module: Any, ids_BT: Tensor, mask_BT: Tensor | None, position_BT: Tensor, past: Cache | None, **extra: Any
+) -> Any:
+    if "position_ids" in _accepted(type(module).forward):
         extra["position_ids"] = position_BT
-    output = model(
+    return module(
         input_ids=ids_BT, attention_mask=mask_BT, past_key_values=past, use_cache=past is not None, **extra
     )
-    result: Tensor = output.logits[:, -last:]
-    return result
 
 
 def left_pad(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from evolign.engines.transformers.head import LOGITS_AT_ONCE, vocabulary
 from evolign.policy.bytes import stored_tensors
 
 GIB = 2**30
@@ -29,9 +30,12 @@ def bytes_per_row(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -
 
 
 def bytes_per_reading(model: PreTrainedModel, tokens: int, new_tokens: int) -> int:
-    """Memory of one sequence of `tokens` whose last `new_tokens` are scored, with a prompt of its own."""
-    config: Any = model.config.get_text_config()
-    logits = new_tokens * config.vocab_size * (model.dtype.itemsize + 2 * 4)  # model dtype, float32 twice
+    """Memory of one sequence of `tokens` whose last `new_tokens` are scored, with a prompt of its own.
+
+    A micro-batch holds `LOGITS_AT_ONCE` logits at most, of which this counts the share of one of many rows.
+    """
+    entries = min(new_tokens * vocabulary(model), LOGITS_AT_ONCE // MOST_READINGS_ON_CPU)
+    logits = entries * (model.dtype.itemsize + 2 * 4)  # model dtype, float32 twice
     result: int = tokens * (2 * _cached(model) + _activations(model)) + logits
     return result
 
