@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from training_runs import ON_POLICY, write_recipe, write_task
+from watching import Watched
 
 from evolign.commands.run import METHODS, run
 from evolign.config import CONFIGS
@@ -118,7 +119,7 @@ def test_a_recipe_runs_and_its_result_says_elsewhere_what_it_said_in_the_final_t
     method: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    progress = Silent()
+    progress = Watched()
     config = load(RECIPES / f"{method}.yaml", shortened(method))
     result = run(config, path, progress=progress)
     assert {file.name for file in path.iterdir() if file.name[0] != "."} - {"warm_start"} == {
@@ -128,6 +129,9 @@ def test_a_recipe_runs_and_its_result_says_elsewhere_what_it_said_in_the_final_t
     check_result(path, method)
     check_rows(path, 2, method)
     assert result.weights.is_dir() and f"with {method}" in progress.said[0]
+    phases = {phase.name for phase in progress.phases}
+    assert {"training", "baseline test", "validation", "final test"} <= phases
+    assert method == "reward_model" or {"writing", "scoring"} <= phases
     card = (result.weights / "README.md").read_text()
     assert f"{method} on arithmetic" in card and "before" in card
     if method == "reward_model":

@@ -12,6 +12,7 @@ from engine_calls import generate, logprobs
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import DynamicCache
+from watching import Watched
 
 from evolign.engines.transformers import decoding, log_probs
 from evolign.engines.transformers import linear as one_dnn
@@ -160,6 +161,20 @@ def test_what_a_reading_needs_does_not_grow_with_the_vocabulary_without_end(
         model.config.vocab_size = size
         needs.append(bytes_per_reading(model, 64, 40))
     assert needs[1] - needs[0] < 12 * LOGITS_AT_ONCE / MOST_READINGS_ON_CPU and needs[2] == needs[1]
+
+
+def test_what_is_written_and_read_is_counted_to_the_last_token(policy: Callable[..., Policy]) -> None:
+    """Rows end early, and a writing ends in several micro-batches."""
+    progress = Watched()
+    chosen = policy("llama")
+    written = tokens(chosen, (9, 4, 17, 9), micro_batch_size=5, progress=progress)
+    with TransformersEngine(chosen, progress=progress, micro_batch_size=2) as engine:
+        read = [(3, 4), (5, 6, 7), (8,)]
+        logprobs(engine, Population.of_mean(), [0] * 3, [Example("a", "1+")] * 3, read)
+    writing, reading = progress.phases
+    assert writing.name == "writing" and writing.done == writing.total == sum(map(len, written.flat))
+    assert writing.done < written.size * SAMPLING.max_new_tokens
+    assert reading.name == "reading" and reading.done == reading.total == 6
 
 
 def test_layers_that_read_the_same_tensor_are_stacked_and_add_the_same() -> None:

@@ -10,6 +10,7 @@ from ray_pool import EXAMPLES
 
 from evolign.engines import build_engine
 from evolign.policy.policy import Policy
+from evolign.runs.progress import Silent
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +32,11 @@ def pool(cluster: Any, policy: Callable[..., Policy]) -> Callable[..., Any]:
 
     @contextmanager
     def make(said: list[str] | None = None, llama: Policy | None = None, **settings: Any) -> Iterator[Any]:
-        def say(text: str) -> None:
-            if said is not None:
-                said.append(text)
-
+        progress = Silent()
+        if said is not None:
+            progress.said = said
         config = RayConfig.model_validate({"workers": 1, "piece_rows": 8, **settings})
-        with build_engine(config, llama or policy("llama"), EXAMPLES, say) as engine:
+        with build_engine(config, llama or policy("llama"), EXAMPLES, progress) as engine:
             yield engine
 
     return make

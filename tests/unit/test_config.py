@@ -184,7 +184,7 @@ def test_the_fields_of_a_task_are_the_parameters_of_its_class(section: type[Any]
 
 def test_the_fields_of_engine_and_space_are_the_parameters_of_their_classes() -> None:
     engine = parameters(resolve_name(ENGINES["transformers"]))
-    assert {*TransformersConfig.model_fields} - {"name"} | {"say"} == engine
+    assert {*TransformersConfig.model_fields} - {"name"} | {"progress"} == engine
     space = parameters(resolve_name(SPACES["singular_values"]))
     assert set(SingularValuesConfig.model_fields) - {"name"} == space - {"seed"}
 

@@ -3,12 +3,13 @@
 `ENGINES` maps an engine's name in a recipe to its class. `FakeEngine`, the test double, needs no recipe.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from evolign.config import EngineConfig
 from evolign.engines.base import Engine, Reports, scoring
+from evolign.runs.progress import Progress
 from evolign.types import Example
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ def build_engine(
     config: EngineConfig,
     policy: "Policy",
     examples: Iterable[Example] = (),
-    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Engine:
     """The engine that `config.name` names, over `policy`, which knows the prompts of `examples`.
 
-    `say` hears what a user should know while it works.
+    `progress` hears what a user should know while it works, and shows what it writes and reads.
     """
     options = {name: getattr(config, name) for name in type(config).model_fields if name != "name"}
-    engine: Engine = resolve_name(ENGINES[config.name])(policy, say=say, **options)
+    engine: Engine = resolve_name(ENGINES[config.name])(policy, progress=progress, **options)
     engine.add_prompts(examples)
     return engine
 

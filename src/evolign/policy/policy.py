@@ -15,6 +15,7 @@ from evolign.policy.spaces.fixed import NO_ADAPTER, Fixed
 from evolign.policy.threads import cpu_threads
 from evolign.policy.warm_start import warm_start
 from evolign.runs.access import writing
+from evolign.runs.progress import Progress
 from evolign.types import Example
 
 
@@ -58,19 +59,30 @@ def fixed_policy(base: BaseModel, folder: str | Path | None = None) -> Policy:
     return PolicySpec(model, path, None).build(base)
 
 
-def load_policy(config: EvolutionConfig, base: BaseModel, rows: Sequence[Example], folder: Path) -> Policy:
+def load_policy(
+    config: EvolutionConfig,
+    base: BaseModel,
+    rows: Sequence[Example],
+    folder: Path,
+    progress: Progress | None = None,
+) -> Policy:
     """The policy of a run; the adapter that it starts from lies in `folder` afterwards.
 
     An adapter already in `folder` is read, not trained again: so a resumed run starts from the same one.
-    `rows` are the task's solved rows.
+    `rows` are the task's solved rows, and `progress` shows the steps of a warm start.
     """
-    starting_adapter(config, config.adapter, base, rows, folder)
+    starting_adapter(config, config.adapter, base, rows, folder, progress)
     model = base.loaded_from or config.model
     return PolicySpec(model, str(folder), config.space, config.seed).build(base)
 
 
 def starting_adapter(
-    config: Config, adapter: AdapterConfig, base: BaseModel, rows: Sequence[Example], folder: Path
+    config: Config,
+    adapter: AdapterConfig,
+    base: BaseModel,
+    rows: Sequence[Example],
+    folder: Path,
+    progress: Progress | None = None,
 ) -> None:
     """Train or copy the starting adapter, where `folder` does not hold it yet: all of it or nothing."""
     if folder.is_dir():
@@ -80,4 +92,4 @@ def starting_adapter(
             read_adapter(base.model, adapter.path).write(partial)
             return
         with cpu_threads(base.model, config.engine.threads):
-            warm_start(base, adapter, rows, config.seed, partial)
+            warm_start(base, adapter, rows, config.seed, partial, progress)

@@ -23,6 +23,8 @@ import numpy as np
 from evolign.errors import ConfigError, RewardError
 from evolign.rewards.loading import absolute_spec
 from evolign.rewards.process import Item, KilledAtStart, Outcome, RewardProcess
+from evolign.runs.phases import Phase
+from evolign.runs.progress import Progress, Silent
 from evolign.types import NO_COST, Cost, Example
 
 MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call may cost the timeout
@@ -57,7 +59,7 @@ class Scorer:
     `reward` is what `load_reward` takes, or a function, which travels by dill. One call of the
     reward gets at most `chunk_size` completions and `timeout_seconds`; a completion for which it
     hangs or dies scores `failure_score`. The reward must be a pure function of its arguments:
-    equal completions of one example are scored once.
+    equal completions of one example are scored once. `progress` shows how many are scored.
 
     A `score` ends within about (number of chunks + 2 * 64) * timeout_seconds / workers: once 64 calls
     with halved chunks have failed, all completions of a failed chunk count as failed.
@@ -75,6 +77,7 @@ class Scorer:
         chunk_size: int = 16,
         failure_score: float = 0.0,
         environment: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> None:
         for field, value in (("workers", workers), ("chunk_size", chunk_size)):
             if value < 1:
@@ -89,6 +92,7 @@ class Scorer:
         self.chunk_size = chunk_size
         self.failure_score = failure_score
         self.environment = environment
+        self._progress = progress or Silent()
         self._reward = absolute_spec(reward) if isinstance(reward, str) else _pickled(reward)
         self._running: list[RewardProcess] = []
         self._killed = 0
@@ -134,7 +138,8 @@ class Scorer:
         """
         started = time.monotonic()
         items = {(example.id, text): (example, text) for example, text in zip(examples, texts, strict=True)}
-        scored, failures = self._score_distinct(list(items.values()))
+        with self._progress.phase("scoring", len(items), "completions") as phase:
+            scored, failures = self._score_distinct(list(items.values()), phase)
         number = {item: i for i, item in enumerate(items)}
         which = [number[example.id, text] for example, text in zip(examples, texts, strict=True)]
         how = list(failures.values())
@@ -147,16 +152,16 @@ class Scorer:
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: the reward and its settings, without running workers."""
-        return self.__dict__ | {"_running": []}
+        return self.__dict__ | {"_running": [], "_progress": Silent()}
 
-    def _score_distinct(self, items: list[Item]) -> tuple[list[float], dict[int, str]]:
+    def _score_distinct(self, items: list[Item], phase: Phase) -> tuple[list[float], dict[int, str]]:
         """The values of the items, and by number how those failed that did."""
         scored = [self.failure_score] * len(items)
 
         def fails(chunks: list[list[int]]) -> list[tuple[list[int], str]]:
             """Store the values of the chunks; return the chunks that fail, and how."""
             failed = []
-            outcomes = self._run([[items[i] for i in chunk] for chunk in chunks])
+            outcomes = self._run([[items[i] for i in chunk] for chunk in chunks], phase)
             for chunk, outcome in zip(chunks, outcomes, strict=True):
                 if isinstance(outcome, str):
                     failed.append((chunk, outcome))
@@ -179,8 +184,8 @@ class Scorer:
             self.chunk_size = max(1, size // 2)
         return scored, {i: how for chunk, how in failed for i in chunk}
 
-    def _run(self, chunks: list[list[Item]]) -> list[Outcome]:
-        """One call of the reward per chunk, spread over the workers."""
+    def _run(self, chunks: list[list[Item]], phase: Phase) -> list[Outcome]:
+        """One call of the reward per chunk, spread over the workers; those that succeed advance `phase`."""
         for worker in [worker for worker in self._running if worker.died_idle]:
             self._running.remove(worker)
             worker.kill()
@@ -193,7 +198,13 @@ class Scorer:
                 for worker in self._running:
                     if waiting and worker.ready and worker.job is None:
                         worker.send(*waiting.popleft())
+                before = set(outcomes)
                 self._receive_news(self._running, outcomes)
+                phase.advance(
+                    sum(
+                        len(outcomes[i]) for i in outcomes.keys() - before if not isinstance(outcomes[i], str)
+                    )
+                )
         except BaseException:  # Ctrl-C too: what is under way must not answer a later call
             self.close()
             raise

@@ -2,17 +2,24 @@
 
 import math
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from evolign import disk
 from evolign.errors import visible
+from evolign.runs.phases import Phase, Phases, clock
 
 SIGNALS = {"fitness_of_mean": "reward", "reward_mean": "reward", "loss": "loss"}
 """What the line of a generation or step shows: the first of these that its row holds."""
+
+TICK = 1.0
+FIRST_SILENCE, SILENCE = 10.0, 30.0
+"""Without a terminal, a phase is reported after so many seconds in which nothing was said, and then again."""
 
 
 class Progress(Protocol):
@@ -30,6 +37,13 @@ class Progress(Protocol):
         """Show the row that has just been appended to metrics.jsonl."""
         ...
 
+    def phase(self, name: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Phase]:
+        """Show that something of `total` units is under way in a `with` block, which advances it.
+
+        A class that derives from this one and does not define it shows no phases.
+        """
+        return nullcontext(Phase(name, total, unit))
+
 
 class Silent:
     """Shows nothing; keeps what was said."""
@@ -46,24 +60,29 @@ class Silent:
     def record(self, row: Mapping[str, Any]) -> None:
         pass
 
+    def phase(self, name: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Phase]:
+        return nullcontext(Phase(name, total, unit))
+
 
 class Terminal:
-    """A rich progress bar over generations or steps; lines are printed above it and appended to `log`."""
+    """A rich progress bar over generations or steps, and the phases under way below it.
+
+    Lines are printed above it and appended to `log`. Without a terminal, phases are printed as lines, by a
+    thread: no phase has to end, or to advance, to be seen.
+    """
 
     def __init__(self, log: Path) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
 
         self._log = log
-        self._console = Console(highlight=False)
-        self._bar = Progress(
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[status]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._console = Console(file=sys.stdout, highlight=False)  # a warm start silences sys.stdout
+        self._phases = Phases()
+        self.phase = self._phases.phase
+        self._last, self._patience = time.monotonic(), FIRST_SILENCE
+        self._ended = threading.Event()
+        self._watch: threading.Thread | None = None
+        self._done = ""
+        self._bar = _bar(self._console, self._phases)
         self._task = self._bar.add_task("", status="", visible=False)
         self._total, self._max_minutes = 0, math.inf
         self._first: tuple[int, float] | None = None
@@ -74,6 +93,7 @@ class Terminal:
         text = visible(text)
         style = "bold red" if text.startswith("Warning:") else None
         self._console.print(text, markup=False, soft_wrap=True, style=style)
+        self._last, self._patience = time.monotonic(), FIRST_SILENCE
         try:
             disk.append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n", flush=False)
         except OSError as error:
@@ -87,6 +107,7 @@ class Terminal:
     def record(self, row: Mapping[str, Any]) -> None:
         """Move the bar; print a line when the row holds a validation."""
         unit = "generation" if "generation" in row else "step"
+        self._done = f"{unit} {row[unit]}"
         held_out = {
             name.removeprefix("eval/"): row[name]
             for name in row
@@ -111,13 +132,25 @@ class Terminal:
         each = (now - self._first[1]) / (done - self._first[0])
         left = min((self._total - done) * each, max(0.0, 60 * self._max_minutes - row["seconds"]))
         rate = f" · {row['generated_tokens'] / row['seconds']:,.0f} tok/s" if row["generated_tokens"] else ""
-        return (
-            f"{signal} · held-out {self._held_out}{rate} · "
-            f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
-        )
+        return f"{signal} · held-out {self._held_out}{rate} · ETA {clock(left)}"
+
+    def _watch_silence(self) -> None:
+        while not self._ended.wait(TICK):
+            self._break_silence(time.monotonic())
+
+    def _break_silence(self, now: float) -> None:
+        """Print what is under way, unless something was printed lately."""
+        phases = str(self._phases)
+        if phases and now - self._last >= self._patience:
+            done = f"{self._done}/{self._total} · " if self._done and self._total else ""
+            self._console.print(f"  {done}{phases}", markup=False, soft_wrap=True)
+            self._last, self._patience = now, SILENCE
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if not self._console.is_terminal:
+            self._watch = threading.Thread(target=self._watch_silence, name="evolign-progress", daemon=True)
+            self._watch.start()
         return self
 
     def __exit__(
@@ -126,4 +159,27 @@ class Terminal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        if self._watch is not None:
+            self._watch.join()
         self._bar.stop()
+
+
+def _bar(console: Any, phases: Phases) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
+
+    class Bar(Progress):
+        def get_renderables(self) -> Iterable[Any]:
+            yield from super().get_renderables()
+            if text := str(phases):
+                yield Text(text, no_wrap=True, overflow="ellipsis")
+
+    return Bar(
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

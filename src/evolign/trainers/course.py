@@ -33,14 +33,17 @@ def train(
     A LoRA adapter is taken out of `base` again at the end; where `adapter` is null, `base` itself is trained.
     """
     with (
-        Scorer(task.reward, **config.scoring.model_dump()) as scorer,
+        Scorer(task.reward, **config.scoring.model_dump(), progress=progress) as scorer,
         given_back(base.model),
     ):
         scorer.start()  # fail early if the reward cannot be loaded
-        trainable = Trainable(config, base, task.warmup, run.warm_start)
+        trainable = Trainable(config, base, task.warmup, run.warm_start, progress)
         run.record_warm_start()
         rows = examples(task)
-        with contextlib.closing(trainable), build_engine(config.engine, trainable.policy, rows) as engine:
+        with (
+            contextlib.closing(trainable),
+            build_engine(config.engine, trainable.policy, rows, progress) as engine,
+        ):
             session = PolicySession(config, run, task, trainable, progress, engine=engine, scorer=scorer)
             return follow(session, build)
 
@@ -56,7 +59,9 @@ def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
         if not session.state.stopped:
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(Recorder(session, trainer.steps_per_batch))
-            trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
+            newest = str(session.checkpoint) if session.checkpoint else None
+            with session.progress.phase("training"):
+                trainer.train(resume_from_checkpoint=newest)
         summary = session.finish()
         with run.replacing(run.adapter if trainable.is_adapter else run.model) as folder:
             trainable.export(folder, summary)

@@ -149,7 +149,8 @@ class Session(ABC):
     def validate(self) -> dict[str, float]:
         """Evaluate the model on the validation prompts and keep its weights if it is the best so far."""
         state = self.state
-        found = self.evaluate("validation")
+        with self.progress.phase("validation"):
+            found = self.evaluate("validation")
         state.validation_completions += found.cost.completions
         if not state.best or self._rank(found.metrics) > self._rank(state.best):
             state.best, state.best_step = found.metrics, state.step
@@ -183,7 +184,8 @@ class Session(ABC):
         )
 
     def _test(self, stage: str) -> Evaluation:
-        found = self.evaluate(reported_split(self.task))
+        with self.progress.phase(f"{stage} test"):
+            found = self.evaluate(reported_split(self.task))
         stamp = {"step": self.state.step, "split": reported_split(self.task), "stage": stage}
         keep_samples(self.config, self.run, found, stamp)
         return found

@@ -20,6 +20,7 @@ from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter, write_model
 from evolign.policy.policy import Policy, fixed_policy, starting_adapter
 from evolign.policy.restoring import quiet
+from evolign.runs.progress import Progress
 from evolign.types import Example
 
 VALUE_HEAD = "value_head"
@@ -34,7 +35,12 @@ class Trainable:
     """
 
     def __init__(
-        self, config: GradientConfig, base: BaseModel, rows: Sequence[Example], folder: Path
+        self,
+        config: GradientConfig,
+        base: BaseModel,
+        rows: Sequence[Example],
+        folder: Path,
+        progress: Progress | None = None,
     ) -> None:
         self.base = base
         self._use_cache = getattr(base.model.config, "use_cache", True)
@@ -44,7 +50,7 @@ class Trainable:
         if config.adapter is None:
             self.model: Any = base.model.float().requires_grad_(True)
             return
-        starting_adapter(config, config.adapter, base, rows, folder)
+        starting_adapter(config, config.adapter, base, rows, folder, progress)
         with quiet():
             self.model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
 

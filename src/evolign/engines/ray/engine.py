@@ -7,7 +7,7 @@ engine in this process, to the last bit.
 
 import pickle
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ from evolign.errors import ConfigError
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
 from evolign.rewards.scoring import Scorer
+from evolign.runs.progress import Progress, Silent
 from evolign.strategies.mean import Mean
 from evolign.types import Example, Move, Population, Rollouts, Sampling
 
@@ -36,11 +37,11 @@ from evolign.types import Example, Move, Population, Rollouts, Sampling
 class RayEngine:
     """Runs candidates on the workers of a Ray cluster while it is entered.
 
-    `policy` is what the workers build too: its model must come from a name or a folder that they see. `say`
-    hears of workers that come and go. Raises ConfigError where Ray is not installed.
+    `policy` is what the workers build too: its model must come from a name or a folder that they see. `progress`
+    hears of workers that come and go, and shows the pieces of a call. Raises ConfigError where Ray is not installed.
     """
 
-    def __init__(self, policy: Policy, *, say: Callable[[str], None] | None = None, **settings: Any) -> None:
+    def __init__(self, policy: Policy, *, progress: Progress | None = None, **settings: Any) -> None:
         import_ray()
         if policy.base.loaded_from is None or policy.spec is None:
             raise ConfigError(
@@ -49,7 +50,7 @@ class RayEngine:
             )
         self._config = RayConfig(**settings)
         self.abilities = self._config.abilities
-        self._policy, self._spec, self._say = policy, policy.spec, say or (lambda text: None)
+        self._policy, self._spec, self._progress = policy, policy.spec, progress or Silent()
         self._prompts = policy.base.prompts
         self._mean = Mean(policy.space.dim)
         self._ledger = Ledger()
@@ -85,7 +86,8 @@ class RayEngine:
         self._check(population, (name for row in prompts_NP for name in row), sampling.max_new_tokens)
         samples = sampling.samples_per_prompt
         pieces = list(cut_writing(prompts_NP, samples, self._config.piece_rows))
-        answers: list[Written] = self._pool.run(Writing(population, sampling), pieces)
+        with self._progress.phase("writing", len(pieces), "pieces") as phase:
+            answers: list[Written] = self._pool.run(Writing(population, sampling), pieces, phase.advance)
         shape = (len(population), len(prompts_NP[0]), samples)
         text_NPS, token_ids_NPS = np.empty(shape, dtype=object), np.empty(shape, dtype=object)
         truncated_NPS = np.empty(shape, dtype=bool)
@@ -122,9 +124,9 @@ class RayEngine:
             )
         )
         logprob_MT = np.zeros((len(prompts), most_new))
-        for piece, answer in zip(
-            pieces, self._pool.run(Reading(population, temperature), pieces), strict=True
-        ):
+        with self._progress.phase("reading", len(pieces), "pieces") as phase:
+            answers = self._pool.run(Reading(population, temperature), pieces, phase.advance)
+        for piece, answer in zip(pieces, answers, strict=True):
             logprob_MT[piece.rows, : answer.shape[1]] = answer
         return logprob_MT
 
@@ -168,7 +170,9 @@ class RayEngine:
     def __enter__(self) -> Self:
         try:
             self._entered.enter_context(connected(self._config))
-            self._pool = Pool(self._config, self._building(), self._expected(), self._ledger, self._say)
+            self._pool = Pool(
+                self._config, self._building(), self._expected(), self._ledger, self._progress.say
+            )
             self._entered.callback(self._pool.close)
             self._pool.wait_for_one()
         except BaseException:

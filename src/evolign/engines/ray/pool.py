@@ -89,8 +89,13 @@ class Pool:
 
     # ---------------------------------------------------------------- asking
 
-    def run(self, shared: Any, pieces: Sequence[Any]) -> list[Any]:
-        """The answers to `pieces`, in their order. Raises EngineError where no worker is left to ask."""
+    def run(
+        self, shared: Any, pieces: Sequence[Any], advance: Callable[[], None] = lambda: None
+    ) -> list[Any]:
+        """The answers to `pieces`, in their order; `advance` hears of each of them.
+
+        Raises EngineError where no worker is left to ask.
+        """
         self._calls += 1
         self.piece_seconds = []
         packed = pickle.dumps(shared)
@@ -106,7 +111,9 @@ class Pool:
             self._slowest = max(self._slowest, seconds)
             if piece is not None:
                 self.piece_seconds.append(seconds)
-                answers.setdefault(piece, answer)
+                if piece not in answers:
+                    answers[piece] = answer
+                    advance()
 
         def again(piece: int, reason: str) -> None:
             losses[piece] += 1

@@ -24,11 +24,13 @@ def decode(
     eos_token_ids: Sequence[int],
     max_new_tokens: int,
     temperature: float,
+    advance: Callable[[int, int], None] = lambda written, dropped: None,
 ) -> list[tuple[int, ...]]:
     """Completions of `prompts` as token ids, each up to and including its end-of-sequence token.
 
     `key_B` int64 names the rows' sampling noise. `select(row_B)` tells the adapter which rows of the
-    micro-batch the next forward pass holds.
+    micro-batch the next forward pass holds. `advance(written, dropped)` hears at every step how many tokens
+    were written, and how many are not needed because rows have ended.
     """
     device = model.device
     ids_BT, mask_BT, position_BT = left_pad(prompts, max_new_tokens, device)
@@ -40,6 +42,7 @@ def decode(
     going_B = torch.ones(len(prompts), dtype=torch.bool, device=device)
     noise = Noise(key_B.to(device), temperature)
 
+    num_going = len(prompts)
     select(row_B)
     for step in range(max_new_tokens):
         seen_BT = None if mask_BT is None else mask_BT[:, : length + step]
@@ -47,7 +50,8 @@ def decode(
         token_B = noise.choose(logits_BV, step)
         tokens_BT[row_B, step] = token_B
         going_B = going_B & (token_B[:, None] != eos_E).all(1)
-        num_going = int(going_B.sum())
+        before, num_going = num_going, int(going_B.sum())
+        advance(before, (before - num_going) * (max_new_tokens - step - 1))
         if num_going == 0:
             break
         position_BT = position_BT[:, -1:] + 1

@@ -26,6 +26,7 @@ from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
 from evolign.policy.spaces.fixed import Fixed
 from evolign.policy.threads import cpu_threads
+from evolign.runs.progress import Progress, Silent
 from evolign.seeding import key
 from evolign.strategies.mean import Mean
 from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
@@ -46,7 +47,8 @@ class TransformersEngine:
     """Generates with a transformers model whose rows belong to different candidates.
 
     `micro_batch_size` rows at a time, or as many as `memory_gb` holds, on `threads` CPU threads while the
-    engine is entered. "auto" is explained at `TransformersConfig`. `say` hears what a user should know.
+    engine is entered. "auto" is explained at `TransformersConfig`. `progress` hears what a user should know,
+    and shows the tokens of a call.
 
     Where the search space shares factors (`SharesFactors`), a batch mixes candidates; otherwise the engine
     runs one candidate's adapter after another.
@@ -61,14 +63,15 @@ class TransformersEngine:
         micro_batch_size: int | Literal["auto"] = "auto",
         memory_gb: float | Literal["auto"] = "auto",
         threads: int | Literal["auto"] = "auto",
-        say: Callable[[str], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         model = policy.base.model
         check_cached(model)
         self._base, self._space, self._threads = policy.base, policy.space, threads
+        self._progress = progress or Silent()
         self._mean = Mean(policy.space.dim)
         self._entered = ExitStack()
-        self._batches = MicroBatches(model, micro_batch_size, memory_gb, say)
+        self._batches = MicroBatches(model, micro_batch_size, memory_gb, self._progress.say)
         self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
         start = Population.of_mean()
@@ -105,15 +108,17 @@ class TransformersEngine:
                 eos_token_ids=self._base.eos_token_ids,
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
+                advance=phase.advance,
             )
 
         length_M = [len(row.prompt) for row in rows]
-        tokens = self._run(
-            generate,
-            population,
-            [row.candidate for row in rows],
-            lambda numbers: self._batches.of_writing(numbers, length_M, sampling.max_new_tokens),
-        )
+        with self._progress.phase("writing", len(rows) * sampling.max_new_tokens, "tokens") as phase:
+            tokens = self._run(
+                generate,
+                population,
+                [row.candidate for row in rows],
+                lambda numbers: self._batches.of_writing(numbers, length_M, sampling.max_new_tokens),
+            )
         shape = (len(population), len(prompts_NP[0]), sampling.samples_per_prompt)
         return self._rollouts(tokens, shape, time.perf_counter() - started)
 
@@ -145,14 +150,16 @@ class TransformersEngine:
                 lambda prompt_R: self._lora.select(candidate_P[prompt_R]),
                 temperature,
             )
+            phase.advance(sum(len(token_ids[m]) for m in batch))
             return list(logprob_BT.cpu().double().numpy())
 
-        logprob_MT = self._run(
-            score,
-            population,
-            candidates,
-            lambda numbers: self._batches.of_reading(numbers, length_M, most_new),
-        )
+        with self._progress.phase("reading", sum(map(len, token_ids)), "tokens") as phase:
+            logprob_MT = self._run(
+                score,
+                population,
+                candidates,
+                lambda numbers: self._batches.of_reading(numbers, length_M, most_new),
+            )
         return np.array([np.pad(row_T, (0, most_new - len(row_T))) for row_T in logprob_MT])
 
     def _check(self, population: Population, prompts: Iterable[str], max_new_tokens: int) -> None:

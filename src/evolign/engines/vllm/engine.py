@@ -9,7 +9,7 @@ recompute what its cache holds, need the logits of all positions, and vary with 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
@@ -23,6 +23,7 @@ from evolign.errors import ConfigError, EngineError
 from evolign.policy.adapter import Adapter
 from evolign.policy.base_model import source
 from evolign.policy.policy import Policy
+from evolign.runs.progress import Progress, Silent
 from evolign.seeding import key
 from evolign.strategies.mean import Mean
 from evolign.types import Example, Move, Population, Rollouts, Sampling
@@ -42,7 +43,7 @@ class VllmEngine:
     loaded from a name or a folder.
     """
 
-    def __init__(self, policy: Policy, *, say: Callable[[str], None] | None = None, **settings: Any) -> None:
+    def __init__(self, policy: Policy, *, progress: Progress | None = None, **settings: Any) -> None:
         self._config = VllmConfig(**settings)
         _check_version()
         if policy.base.loaded_from is None:
@@ -52,7 +53,8 @@ class VllmEngine:
             )
         self.abilities = self._config.abilities
         self._policy, self._base, self._space = policy, policy.base, policy.space
-        self._reader = TransformersEngine(policy, threads=self._config.threads, say=say)
+        self._progress = progress or Silent()
+        self._reader = TransformersEngine(policy, threads=self._config.threads, progress=progress)
         self._mean = Mean(policy.space.dim)
         self._entered = ExitStack()
         self._numbers = 0
@@ -85,11 +87,13 @@ class VllmEngine:
         token_ids_NPS = np.empty(shape, dtype=object)
         adapters = self._space.adapters(population, self._mean.point)
         wave: list[tuple[int, Adapter]] = []
-        for n, adapter in enumerate(adapters):
-            wave.append((n, adapter))
-            if len(wave) == self._config.max_loras or n == len(population) - 1:
-                self._write(wave, prompts_NP, sampling, token_ids_NPS)
-                wave = []
+        with self._progress.phase("writing", len(population), "candidates") as phase:
+            for n, adapter in enumerate(adapters):
+                wave.append((n, adapter))
+                if len(wave) == self._config.max_loras or n == len(population) - 1:
+                    self._write(wave, prompts_NP, sampling, token_ids_NPS)
+                    phase.advance(len(wave))
+                    wave = []
         ended = set(self._base.eos_token_ids)
         text_NPS = np.empty(shape, dtype=object)
         for place in np.ndindex(shape):
