@@ -473,9 +473,11 @@ def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: fl
     engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, scale), dim=50)
     prompts = examples("train", 32)
     engine.add_prompts(prompts)
-    found = calibrate(engine, candidates_at(line(50), config), prompts, Sampling(8), config)
+    calibration = calibrate(engine, candidates_at(line(50), config), prompts, Sampling(8), config, Silent())
+    found, cost = calibration.found, calibration.cost
     assert abs(found.value - wanted) <= TOLERANCE * wanted
-    assert found.cost.completions % (9 * 32) == 0 and found.cost.tokens > found.cost.completions
+    assert cost.completions == calibration.rows == found.measurements * 9 * 32
+    assert cost.tokens > cost.completions
     fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
     names = [[example.id for example in prompts]] * 201
     texts = engine.generate(Population(fresh_ND, with_mean=True), names, Sampling(8)).text_NPS
@@ -489,7 +491,8 @@ def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share(
     engine = FakeEngine(lambda theta_D, example: by_size(theta_D, example, 1.0), dim=3)
     prompts = [Example("a", "a", columns={"number": 0}), Example("b", "b", columns={"number": 32})]
     engine.add_prompts(prompts)
-    found = calibrate(engine, candidates_at(line(3), config), prompts, Sampling(8), config)
+    how = Sampling(8), config, Silent()
+    found = calibrate(engine, candidates_at(line(3), config), prompts, *how).found
     assert found.value == 0.5
     direction_ND = stream(config.seed, "calibration").standard_normal((1, 3))
     population = Population(found.sigma * direction_ND, with_mean=True)
@@ -497,11 +500,46 @@ def test_calibration_takes_the_nearest_where_no_step_size_hits_the_wanted_share(
     assert change_rate(rollouts.text_NPS) == 0.5, "the share that is reported is that of the sigma reported"
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("slowing", [0.0, 0.5, 1.0])
+def test_a_divergence_takes_three_measurements_that_bisection_takes_more_for(
+    scale: float, slowing: float
+) -> None:
+    """Of what is quadratic near 0, and grows more slowly or not at all far from there."""
+
+    def measure(sigma: float) -> float:
+        square = (sigma / scale) ** 2
+        return float(square / (1 + square) ** slowing)
+
+    found = bisect(measure, 0.005, str, power=2)
+    assert abs(found.value - 0.005) <= TOLERANCE * 0.005 and found.value == measure(found.sigma)
+    assert found.measurements <= 3 < bisect(measure, 0.005, str).measurements
+
+
+def steep(sigma: float) -> float:
+    """Rounding keeps it above a floor, below which it cannot be seen to be quadratic."""
+    return 0.004 + min(1e4 * sigma**6, 1.0)
+
+
+def jump(sigma: float) -> float:
+    return 0.006 if sigma > 3e-4 else 1e-9
+
+
+@pytest.mark.parametrize(("measure", "nearest"), [(steep, 0.005), (jump, 0.006)])
+def test_where_a_power_law_misleads_bisection_takes_over(
+    measure: Callable[[float], float], nearest: float
+) -> None:
+    assert bisect(measure, 0.005, str, power=2).value == pytest.approx(nearest, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize("measure", [lambda sigma: 2.0, lambda sigma: math.nan, lambda sigma: 0.0])
-def test_a_measure_that_no_step_size_brings_near_is_an_error(measure: Callable[[float], float]) -> None:
+@pytest.mark.parametrize("power", [None, 2.0])
+def test_a_measure_that_no_step_size_brings_near_is_an_error(
+    measure: Callable[[float], float], power: float | None
+) -> None:
     with pytest.raises(EngineError, match=r"no step size was found that is 0\.25 .* set strategy\.sigma"):
-        bisect(measure, 0.25, lambda value: f"is {value:.2g}")
-    assert bisect(lambda sigma: sigma, 0.25, str)[0] == pytest.approx(0.25, rel=0.15)
+        bisect(measure, 0.25, lambda value: f"is {value:.2g}", power=power)
+    assert bisect(lambda sigma: sigma, 0.25, str).sigma == pytest.approx(0.25, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -516,7 +554,8 @@ def test_calibration_that_cannot_succeed_says_what_to_do(respond: Respond, share
     ):
         engine = FakeEngine(respond, dim=4)
         engine.add_prompts(examples("t", 8))
-        calibrate(engine, candidates_at(line(4), settings()), examples("t", 8), Sampling(8), settings())
+        how = Sampling(8), settings(), Silent()
+        calibrate(engine, candidates_at(line(4), settings()), examples("t", 8), *how)
 
 
 def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:
@@ -525,6 +564,9 @@ def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:
 
     run = go(settings(strategy={"sigma": "auto"}), respond)
     spent = run.rows[0]["completions"]
+    calibration = run.outcome.state.calibration
+    assert calibration is not None and calibration["completions"] == calibration["rows"] == spent
+    assert calibration["measurements"] * 9 * 12 == spent
     assert spent > 0 and spent % (9 * 12) == 0, "8 candidates and the mean on the 12 prompts that there are"
     assert run.outcome.state.completions == spent + 6 * 36
     assert any(

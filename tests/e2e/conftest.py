@@ -147,7 +147,11 @@ def substance() -> Callable[[Path], dict[str, Any]]:
         import numpy as np
 
         def lasting(row: dict[str, Any]) -> dict[str, Any]:
-            return {name: row[name] for name in row if not name.startswith(("seconds", "peak_memory"))}
+            return {
+                name: lasting(value) if isinstance(value, dict) else value
+                for name, value in row.items()
+                if not name.startswith(("seconds", "peak_memory"))
+            }
 
         checkpoints = {}
         for path in sorted((run / "checkpoints").glob("*.npz")):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from watching import Watched
 
 from evolign.commands.run import resume, run
 from evolign.config import EvolutionConfig, OpenAiEsConfig
@@ -22,6 +23,7 @@ from evolign.engines.transformers.scaled_lora import ScaledLora
 from evolign.errors import RewardError
 from evolign.evolution.fitness import LikelihoodFitness
 from evolign.evolution.fitness.likelihood import SCALE_BOUNDS, Batch, advantages, divergence, parts
+from evolign.evolution.step_size import TOLERANCE
 from evolign.policy.adapter import Adapter
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
@@ -441,6 +443,26 @@ def test_candidates_too_far_from_the_mean_say_nothing_but_that_the_step_size_is_
         assert values.fitness_N.any() == counts
 
 
+def test_calibration_costs_three_measurements_on_few_completions_and_is_announced(llama: Policy) -> None:
+    progress = Silent()
+    with TransformersEngine(llama) as engine:
+        engine.add_prompts(TASK.train)
+        fitness = LikelihoodFitness(
+            settings(fitness={"divergence": 0.005}),
+            TASK,
+            engine,
+            Lookup(right),  # type: ignore[arg-type]
+        )
+        calibration = fitness.calibrate(llama.space, progress)
+    found = calibration.found
+    assert abs(found.value - 0.005) <= TOLERANCE * 0.005 and found.measurements <= 3
+    assert calibration.cost.completions == 12 and calibration.rows == 12 + found.measurements * 8 * 12
+    assert progress.said == [
+        "Calibrating sigma: 8 candidates read some of the mean's completions of 3 prompts, until they "
+        "diverge by 0.005 nats per completion."
+    ]
+
+
 def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
     fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
@@ -460,7 +482,12 @@ def test_a_trust_region_keeps_the_steps_of_a_run_at_its_size(tmp_path: Path) -> 
     changes = ["evolution.generations=3", "evaluation.every=3", "task.num_test=20", "task.num_validation=20"]
     config = load(RECIPE, [*changes, "fitness.steps=4"])
     assert isinstance(config, EvolutionConfig) and isinstance(config.strategy, OpenAiEsConfig)
-    run(config, tmp_path / "run", progress=Silent())
+    progress = Watched()
+    run(config, tmp_path / "run", progress=progress)
+    done = {phase.name: phase for phase in progress.phases if phase.total is not None}
+    assert set(done) == {"warm start", "writing", "reading", "scoring", "final test"}
+    assert all(phase.done == phase.total for phase in done.values())
+    assert {"calibrating sigma", "validation"} == {phase.name for phase in progress.phases} - set(done)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     drifts = [row["drift"] for row in rows[1:]]  # after three steps; sqrt(nats) add up at most
     assert all(1e-4 < drift < LONGEST * 3**2 * config.strategy.trust_region for drift in drifts), drifts
@@ -483,15 +510,10 @@ def test_the_divergence_estimates_the_kl_of_a_known_distribution() -> None:
 def test_it_learns_the_embedded_task_and_a_run_that_was_interrupted_ends_on_the_same_bits(
     space: list[str], tmp_path: Path
 ) -> None:
-    class StopAt:
+    class StopAt(Silent):
         def __init__(self, generation: int) -> None:
+            super().__init__()
             self.last = generation
-
-        def say(self, text: str) -> None:
-            pass
-
-        def begin(self, total: int, max_minutes: float | None = None) -> None:
-            pass
 
         def record(self, row: Any) -> None:
             if row["generation"] == self.last:

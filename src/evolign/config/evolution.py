@@ -46,7 +46,7 @@ class CalibrationConfig(Section):
     """Share of completions that should differ from the mean policy's under the same noise; likelihood fitness
     calibrates to fitness.divergence instead."""
     prompts: Batch = 32
-    """Training prompts to measure it on."""
+    """Training prompts to measure it on; under likelihood fitness, those of a generation at most."""
     candidates: Batch = 8
     """Random candidates to measure it on."""
 

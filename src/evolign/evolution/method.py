@@ -31,16 +31,16 @@ def evolution(
 
     Runs or resumes the method in `run`; returns what result.json holds.
     """
-    with Scorer(task.reward, **config.scoring.model_dump()) as local:
+    with Scorer(task.reward, **config.scoring.model_dump(), progress=progress) as local:
         local.start()  # fail early if the reward cannot be loaded
         if not run.warm_start.is_dir():
             progress.say(_starting_point(config, task))
-        policy = load_policy(config, base, task.warmup, run.warm_start)
+        policy = load_policy(config, base, task.warmup, run.warm_start, progress)
         run.record_warm_start()
         progress.say(
             f"Searching {policy.space} with {config.strategy.name}, population {config.strategy.population}."
         )
-        with build_engine(config.engine, policy, examples(task), progress.say) as engine:
+        with build_engine(config.engine, policy, examples(task), progress) as engine:
             scorer = scoring(engine, local)
             fitness = build_fitness(config, task, engine, scorer)
             search = Search(config, run, task, engine, scorer, policy.space, progress)
@@ -67,10 +67,11 @@ def final_test(
     def evaluation_at(theta_D: np.ndarray) -> Evaluation:
         return evaluate_split(config, task, split, engine, scorer, Population(theta_D[None]))
 
-    found = {
-        "baseline": evaluation_at(np.zeros_like(outcome.theta_D)),
-        "final": evaluation_at(outcome.theta_D),
-    }
+    with progress.phase("final test", 2, "policies") as phase:
+        found = {}
+        for stage, theta_D in (("baseline", np.zeros_like(outcome.theta_D)), ("final", outcome.theta_D)):
+            found[stage] = evaluation_at(theta_D)
+            phase.advance()
     state = outcome.state
     for stage, evaluation in found.items():
         state.add_failures(evaluation.cost)
@@ -89,6 +90,7 @@ def final_test(
         strategy=config.strategy.name,
         dimensions=len(outcome.theta_D),
         initial_sigma=state.initial_sigma,
+        calibration=state.calibration,
         generations=state.generation,
         **state.costs(),
     )

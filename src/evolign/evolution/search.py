@@ -40,6 +40,8 @@ class State(Tally):
 
     initial_sigma: Annotated[float, Field(gt=0)]
     """Initial step size, given or calibrated."""
+    calibration: dict[str, int | float] | None = None
+    """How it was calibrated; None where it was given."""
     generation: Count = 0
     """Generations that are done."""
     warned_of_failures: bool = False
@@ -101,10 +103,14 @@ class Search:
         sigma = self._config.strategy.sigma
         if sigma != "auto":
             return State(initial_sigma=sigma)
-        found = fitness.calibrate(self._space)
-        self._progress.say(f"sigma = {found.sigma:.3g} (calibrated: {found.words})")
-        state = State(initial_sigma=found.sigma, seconds=found.seconds)
-        state.add(found.cost)
+        calibration = fitness.calibrate(self._space, self._progress)
+        found = calibration.found
+        self._progress.say(
+            f"sigma = {found.sigma:.3g} (calibrated: {calibration.words}; {found.measurements} step sizes, "
+            f"{calibration.rows:,} rows, {found.seconds:.0f} s)"
+        )
+        state = State(initial_sigma=found.sigma, calibration=calibration.facts(), seconds=found.seconds)
+        state.add(calibration.cost)
         return state
 
     def _restore(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -215,7 +221,8 @@ class Search:
         started = time.perf_counter()
         config, state = self._config, self.state
         mean = Population.of_mean(self.mean.version)
-        found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean)
+        with self._progress.phase("validation"):
+            found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean)
         state.add_validation(found.cost)
         self._watch(found.scores)
         if not state.best or self._rank(found.metrics) > self._rank(state.best):

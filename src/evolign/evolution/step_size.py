@@ -9,12 +9,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from evolign.config import EvolutionConfig
 from evolign.engines import Engine
 from evolign.errors import EngineError
 from evolign.evolution.prompts import change_rate
 from evolign.policy.spaces.base import SearchSpace
+from evolign.runs.phases import Phase
+from evolign.runs.progress import Progress
 from evolign.seeding import key, stream
 from evolign.tasks.base import ids
 from evolign.types import Cost, Direction, Example, Population, Sampling
@@ -23,6 +26,10 @@ FIRST_SIGMA = 0.05
 FACTOR = 4.0
 """Ratio of neighbouring step sizes while the wanted one is being bracketed."""
 TRIALS = 14
+EXTRAPOLATIONS = 4
+"""Step sizes that are extrapolated before bisection takes over: no power law holds far from 0."""
+FARTHEST = 100.0
+"""No extrapolation goes beyond this factor."""
 TOLERANCE = 0.15
 """Accepted relative error of what is measured."""
 PROBE_RANGE = 4.0
@@ -30,26 +37,41 @@ PROBE_RANGE = 4.0
 PROBES = 12
 
 
+class Found(NamedTuple):
+    """A step size, the value that was measured there, and what it took to find them."""
+
+    sigma: float
+    value: float
+    measurements: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The calibrated step size, the value measured there, and the cost."""
 
-    sigma: float
-    value: float
-    """What was measured at `sigma`: a change rate, or a divergence."""
+    found: Found
+    """Its value is a change rate, or a divergence."""
     words: str
     """The value in words, for the terminal."""
+    rows: int
+    """Completions that candidates wrote or read, in all measurements."""
     cost: Cost
-    seconds: float
+
+    def facts(self) -> dict[str, int | float]:
+        """What result.json has of it."""
+        return {**self.found._asdict(), "rows": self.rows, "completions": self.cost.completions}
 
 
-def candidates_at(space: SearchSpace, config: EvolutionConfig) -> Callable[[float], Population]:
+def candidates_at(
+    space: SearchSpace, config: EvolutionConfig, with_mean: bool = True
+) -> Callable[[float], Population]:
     """By step size: candidates around theta = 0 in the same random directions, and the mean, which is 0."""
     dim, subspace = space.dim, None
     if space.subspace_dim is not None:
         dim, subspace = space.subspace_dim, key(config.seed, "calibration", "subspace")
     direction_NK = stream(config.seed, "calibration").standard_normal((config.calibration.candidates, dim))
-    return lambda sigma: Population(sigma * direction_NK, subspace, with_mean=True)
+    return lambda sigma: Population(sigma * direction_NK, subspace, with_mean)
 
 
 def calibrate(
@@ -58,6 +80,7 @@ def calibrate(
     examples: Sequence[Example],
     sampling: Sampling,
     config: EvolutionConfig,
+    progress: Progress,
 ) -> Calibration:
     """Find the sigma at which candidates around theta = 0 (`candidates_at`) change the wanted share.
 
@@ -66,6 +89,10 @@ def calibrate(
     wanted = config.calibration.change_rate
     prompts = examples[: config.calibration.prompts]
     cost = Cost()
+    progress.say(
+        f"Calibrating sigma: {config.calibration.candidates} candidates write {len(prompts)} completions at "
+        f"each step size that is tried, until {wanted:.0%} of them change."
+    )
 
     def rate_at(sigma: float) -> float:
         nonlocal cost
@@ -74,46 +101,74 @@ def calibrate(
         cost += rollouts.cost
         return change_rate(rollouts.text_NPS)
 
-    sigma, rate, seconds = bisect(rate_at, wanted, _change)
-    if rate == 1.0:
-        raise _no_step_size(wanted, sigma, rate, _change)
-    return Calibration(sigma, rate, _change(rate), cost, seconds)
+    with progress.phase("calibrating sigma", unit="step sizes") as phase:
+        found = bisect(counted(rate_at, phase), wanted, _change)
+    if found.value == 1.0:
+        raise _no_step_size(wanted, found, _change)
+    return Calibration(found, _change(found.value), cost.completions, cost)
 
 
 def bisect(
-    measure: Callable[[float], float], wanted: float, tell: Callable[[float], str]
-) -> tuple[float, float, float]:
+    measure: Callable[[float], float],
+    wanted: float,
+    tell: Callable[[float], str],
+    power: float | None = None,
+) -> Found:
     """The sigma at which the increasing function `measure` comes nearest to `wanted`: bisection in log sigma.
 
-    Returns sigma, the value there, and the seconds taken. Raises EngineError, in the words of `tell(value)`,
-    if `measure` is not finite, or never within a factor of four of `wanted`.
+    Where `measure` is about proportional to sigma ** `power` near 0, the first step sizes are extrapolated:
+    two or three measurements then do. Raises EngineError, in the words of `tell(value)`, if `measure` is not
+    finite, or never within a factor of four of `wanted`.
     """
     started = time.perf_counter()
     low, high = 0.0, math.inf
     sigma = FIRST_SIGMA
     trials: list[tuple[float, float]] = []
-    for _ in range(TRIALS):
+    for trial in range(TRIALS):
         value = measure(sigma)
         trials.append((value, sigma))
         if abs(value - wanted) <= TOLERANCE * wanted:
             break
         low, high = (sigma, high) if value < wanted else (low, sigma)
-        sigma = _between(low, high)
+        guess = math.nan
+        if power is not None and trial < EXTRAPOLATIONS:
+            guess = _extrapolated(sigma, value, wanted, power)
+        sigma = guess if low < guess < high else _between(low, high)
     finite = [trial for trial in trials if math.isfinite(trial[0])] or trials
     value, sigma = min(finite, key=lambda trial: abs(trial[0] - wanted))
+    found = Found(sigma, value, len(trials), time.perf_counter() - started)
     if not wanted / 4 <= value <= wanted * 4:
-        raise _no_step_size(wanted, sigma, value, tell)
-    return sigma, value, time.perf_counter() - started
+        raise _no_step_size(wanted, found, tell)
+    return found
+
+
+def _extrapolated(sigma: float, value: float, wanted: float, power: float) -> float:
+    """Where sigma ** power, through what was measured, reaches `wanted`; not a number for such a value."""
+    if not 0 <= value < math.inf:
+        return math.nan
+    factor = (wanted / value) ** (1 / power) if value > 0 else FARTHEST
+    return sigma * min(max(factor, 1 / FARTHEST), FARTHEST)
+
+
+def counted(measure: Callable[[float], float], phase: Phase) -> Callable[[float], float]:
+    """`measure`, of which every call advances `phase`."""
+
+    def measured(sigma: float) -> float:
+        value = measure(sigma)
+        phase.advance()
+        return value
+
+    return measured
 
 
 def _change(rate: float) -> str:
     return f"changes {rate:.0%} of completions"
 
 
-def _no_step_size(wanted: float, sigma: float, value: float, tell: Callable[[float], str]) -> EngineError:
+def _no_step_size(wanted: float, found: Found, tell: Callable[[float], str]) -> EngineError:
     return EngineError(
         f"strategy.sigma = auto: no step size was found that {tell(wanted)} (the nearest, "
-        f"sigma = {sigma:.3g}, {tell(value)}); set strategy.sigma to a number"
+        f"sigma = {found.sigma:.3g}, {tell(found.value)}); set strategy.sigma to a number"
     )
 
 

@@ -37,8 +37,9 @@ from evolign.types import Example, Move, Population, Rollouts, Sampling
 class RayEngine:
     """Runs candidates on the workers of a Ray cluster while it is entered.
 
-    `policy` is what the workers build too: its model must come from a name or a folder that they see. `progress`
-    hears of workers that come and go, and shows the pieces of a call. Raises ConfigError where Ray is not installed.
+    `policy` is what the workers build too: its model must come from a name or a folder that they see.
+    `progress` hears of workers that come and go, and shows the pieces of a call. Raises ConfigError where Ray
+    is not installed.
     """
 
     def __init__(self, policy: Policy, *, progress: Progress | None = None, **settings: Any) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from evolign.evolution.step_size import Calibration
 from evolign.policy.spaces.base import SearchSpace
+from evolign.runs.progress import Progress
 from evolign.types import NO_COST, Cost, Direction, Population
 
 
@@ -45,8 +46,11 @@ class Fitness(Protocol[B, V]):
     steps: int
     """Strategy steps per generation, all on one batch."""
 
-    def calibrate(self, space: SearchSpace) -> Calibration:
-        """The initial step size of `strategy.sigma: auto`. Raises EngineError if there is none."""
+    def calibrate(self, space: SearchSpace, progress: Progress) -> Calibration:
+        """The initial step size of `strategy.sigma: auto`. Raises EngineError if there is none.
+
+        `progress` hears what is measured before it is, and every measurement.
+        """
         ...
 
     def draw(self, version: int, generation: int) -> B:

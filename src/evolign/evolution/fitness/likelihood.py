@@ -38,10 +38,11 @@ from evolign.config import EvolutionConfig, LikelihoodConfig
 from evolign.engines import Engine
 from evolign.evolution.fitness.base import FitnessValues
 from evolign.evolution.prompts import draw_batch, mean_score, reward_range, sampling, score_completions
-from evolign.evolution.step_size import Calibration, bisect, candidates_at, divergence_per_square
+from evolign.evolution.step_size import Calibration, bisect, candidates_at, counted, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND, ROUNDING, levelled
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scoring
+from evolign.runs.progress import Progress
 from evolign.tasks.base import Task, ids
 from evolign.types import Cost, Direction, Example, Population, Rollouts
 
@@ -49,6 +50,10 @@ SCALE_BOUNDS = (0.25, 2.0)
 """The step size changes by no more than this in a step."""
 TOO_FAR = 8.0
 """Beyond this multiple of the wanted divergence, candidates no longer estimate the gradient."""
+
+CALIBRATION_READS = 32
+"""Completions that a candidate reads to calibrate sigma. With 8 candidates, the standard error of what is
+measured is some tenth of it, within the tolerance."""
 
 Readings = tuple[np.ndarray, np.ndarray]
 """(reader_M, read_M): reading m is of the completion `read_M[m]` by the candidate `reader_M[m]`."""
@@ -93,25 +98,33 @@ class LikelihoodFitness:
         self.steps = config.fitness.steps
         self._task, self._engine, self._scorer = task, engine, scorer
 
-    def calibrate(self, space: SearchSpace) -> Calibration:
+    def calibrate(self, space: SearchSpace, progress: Progress) -> Calibration:
         """The step size at which candidates diverge from theta = 0 by `fitness.divergence` on average."""
-        examples = self._task.train[: self._config.calibration.prompts]
-        rollouts = self._sample(0, examples, 0)
-        everything = [example for example in examples for _ in range(rollouts.text_NPS.shape[2])]
-        token_ids = list(rollouts.token_ids_NPS.flat)
-        population_at = candidates_at(space, self._config)
-        readings = everyone_reads_everything(len(population_at(0.0)), len(token_ids))
+        size = min(self._config.calibration.prompts, self._config.evolution.prompts_per_generation)
+        drawn = self._task.train[:size]
+        progress.say(
+            f"Calibrating sigma: {self._config.calibration.candidates} candidates read some of the mean's "
+            f"completions of {len(drawn)} prompts, until they diverge by {self._options.divergence:.2g} nats "
+            "per completion."
+        )
+        with progress.phase("calibrating sigma", unit="step sizes") as phase:
+            rollouts = self._sample(0, drawn, 0)
+            read_SP = rollouts.token_ids_NPS[0].T  # a sample of every prompt, then another of each
+            examples = [example for _ in read_SP for example in drawn][:CALIBRATION_READS]
+            token_ids = list(read_SP.flat)[:CALIBRATION_READS]
+            start_J = self._logprobs_of_mean(0, examples, token_ids).sum(1)
+            population_at = candidates_at(space, self._config, with_mean=False)
+            readings = everyone_reads_everything(len(population_at(0.0)), len(token_ids))
 
-        def divergence_at(sigma: float) -> float:
-            logprob_M = self._logprobs(population_at(sigma), readings, everything, token_ids).sum(1)
-            *moved_NJ, start_J = logprob_M.reshape(-1, len(token_ids))
-            return divergence((moved_NJ - start_J).ravel())
+            def divergence_at(sigma: float) -> float:
+                logprob_M = self._logprobs(population_at(sigma), readings, examples, token_ids).sum(1)
+                return divergence((logprob_M.reshape(-1, len(token_ids)) - start_J).ravel())
 
-        def tell(value: float) -> str:
-            return f"diverges by {value:.2g} nats per completion"
-
-        sigma, found, seconds = bisect(divergence_at, self._options.divergence, tell)
-        return Calibration(sigma, found, tell(found), rollouts.cost, seconds)
+            found = bisect(
+                counted(divergence_at, phase), self._options.divergence, _divergence_in_words, power=2
+            )
+        rows = len(token_ids) + found.measurements * len(readings[0])
+        return Calibration(found, _divergence_in_words(found.value), rows, rollouts.cost)
 
     def draw(self, version: int, generation: int) -> Batch:
         """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
@@ -260,6 +273,10 @@ class LikelihoodFitness:
         weight_MT = inside_MT * weight_M[:, None]
         objective_MT = np.minimum(ratio * weight_MT, np.clip(ratio, low, high) * weight_MT)
         return (objective_MT - weight_MT).sum(1), float(((ratio < low) | (ratio > high))[inside_MT].mean())
+
+
+def _divergence_in_words(nats: float) -> str:
+    return f"diverges by {nats:.2g} nats per completion"
 
 
 def parts(batch: Batch, reads: int | None) -> np.ndarray:

@@ -23,6 +23,7 @@ from evolign.evolution.prompts import (
 from evolign.evolution.step_size import Calibration, calibrate, candidates_at
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scoring
+from evolign.runs.progress import Progress
 from evolign.tasks.base import Task, ids
 from evolign.types import NO_COST, Cost, Direction, Example, Population, Sampling
 
@@ -44,12 +45,11 @@ class RewardFitness:
     def __init__(self, config: EvolutionConfig, task: Task, engine: Engine, scorer: Scoring) -> None:
         self._config, self._task, self._engine, self._scorer = config, task, engine, scorer
 
-    def calibrate(self, space: SearchSpace) -> Calibration:
+    def calibrate(self, space: SearchSpace, progress: Progress) -> Calibration:
         """See `evolign.evolution.step_size.calibrate`."""
         population_at = candidates_at(space, self._config)
-        return calibrate(
-            self._engine, population_at, self._task.train, sampling(self._config, 0), self._config
-        )
+        how = sampling(self._config, 0)
+        return calibrate(self._engine, population_at, self._task.train, how, self._config, progress)
 
     def draw(self, version: int, generation: int) -> Batch:
         """See `Fitness.draw`."""
