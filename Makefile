@@ -17,7 +17,7 @@ test-ray: $(INSTALLED)
 
 # vLLM for CPUs asks for older transformers, and for three packages that exist for GPUs only.
 test-vllm: .venv-vllm/.installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm tests/contracts/test_engine.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -W default tests/vllm tests/contracts/test_engine.py
 
 .venv-vllm/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

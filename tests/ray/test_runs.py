@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_pool import RECIPES, digest, on_ray, processes, workers_of_ray
+from ray_pool import RECIPES, descendants, digest, on_ray, processes, workers_of_ray
 
 from evolign.commands.run import run
 from evolign.config.recipe import load
@@ -92,18 +92,19 @@ def test_a_driver_that_is_killed_leaves_nothing_behind_and_its_run_resumes(
     recipe = "recipes/embedded/essa.yaml"
     out = tmp_path / "run"
     settings = [*RECIPES[recipe], *on_ray(2, address="local")]
-    before = {pid for pid, command in processes() if "raylet" in command}
     driver = subprocess.Popen([*EVOLIGN, "run", recipe, *settings, "--out", str(out)], cwd=ROOT)
     metrics = out / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+    started = descendants(driver.pid)
+    assert len(started) > 3, "Ray's daemons and the workers"
     driver.kill()
     driver.wait()
     assert not (out / "result.json").exists()
     for _ in range(600):
-        left = {pid for pid, command in processes() if "raylet" in command} - before
+        left = started & {pid for pid, command in processes() if command}
         if not left:
             break
         time.sleep(0.1)

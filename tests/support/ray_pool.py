@@ -51,6 +51,19 @@ def workers_of_ray() -> list[int]:
     return [pid for pid, command in processes() if command.startswith("ray::Worker")]
 
 
+def descendants(pid: int) -> set[int]:
+    """All processes that a process has started, and those that they have started."""
+    parents: dict[int, int] = {}
+    for number, _ in processes():
+        with suppress(OSError, ValueError):
+            stat = Path(f"/proc/{number}/stat").read_text()
+            parents[number] = int(stat.rpartition(")")[2].split()[1])
+    found: set[int] = {pid}
+    while new := {child for child, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found - {pid}
+
+
 def processes() -> list[tuple[int, str]]:
     """Number and command line of every process."""
     found = []

@@ -199,6 +199,8 @@ class Pool:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, EvolignError) and member.known is not None:
                 member.reference = None
+                if member.piece is None:
+                    return  # of a call that an earlier error has ended
                 raise error.cause from None
             self._lose(member, f"{type(error.cause).__name__}: {error.cause}", again)
         except self._ray.exceptions.RayError as error:
