@@ -1,5 +1,7 @@
-"""Write docs/configuration.md from the types in evolign.config: `make docs`. A test keeps it up to date."""
+"""Write docs/configuration.md from the types in evolign.config, and the tables of docs/from_grpo.md from
+evolign.trl: `make docs`. A test keeps them up to date."""
 
+import dataclasses
 import types
 import typing
 from collections.abc import Iterator
@@ -199,5 +201,42 @@ def configuration() -> str:
     return "\n".join(lines)
 
 
+TABLES = "## Every argument\n"
+GRPO = Path(__file__).with_name("from_grpo.md")
+OURS = [
+    *("fitness", "space", "strategy", "population", "sigma"),
+    *("num_validation", "adapter", "metric", "recipe"),
+]
+"""The fields of EvolutionConfig that GRPOConfig does not have: the last ones."""
+
+
+def from_grpo() -> str:
+    """docs/from_grpo.md with its tables, which end the page."""
+    from evolign.trl import EvolutionConfig
+    from evolign.trl.arguments import MEANS, REFUSED, WITHOUT_EFFECT
+
+    fields = {
+        field.name: field.metadata["help"] for field in dataclasses.fields(EvolutionConfig)[-len(OURS) :]
+    }
+    assert [*fields] == OURS
+    parts = [
+        ("These arguments of TRL mean something here:", MEANS.items()),
+        ("These are ours:", fields.items()),
+        ("These change no result, so that every value is accepted:", turned(WITHOUT_EFFECT)),
+        ("These are refused unless they have TRL's default:", turned(REFUSED)),
+    ]
+    lines = [TABLES]
+    for title, rows in parts:
+        cells = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in rows]
+        lines += [title, "", "| argument | here |", "|---|---|", *cells, ""]
+    return GRPO.read_text().partition(TABLES)[0] + "\n".join(lines)
+
+
+def turned(table: dict[str, str]) -> list[tuple[str, str]]:
+    """Names and their reason, from a table of names by reason."""
+    return [(names, reason) for reason, names in table.items()]
+
+
 if __name__ == "__main__":
     Path(__file__).with_name("configuration.md").write_text(configuration())
+    GRPO.write_text(from_grpo())

@@ -21,14 +21,14 @@ from prepared_trainers import (
 )
 from training_runs import examples, task, tree
 
-from evolign.commands.run import run
+from evolign.commands.run import resume, run
 from evolign.config import ModelConfig, RewardModelConfig
 from evolign.config.recipe import dump, parse
 from evolign.errors import ConfigError, RewardError
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.restoring import quiet
 from evolign.runs.directory import RunDir, read_rows
-from evolign.runs.progress import Silent
+from evolign.runs.progress import ASKED, Progress, Silent
 from evolign.trainers.reward_model import Classifier, PairSession, PairTrainer
 from evolign.trainers.trainer import Recorder
 
@@ -208,6 +208,32 @@ def test_a_run_that_is_interrupted_gives_the_model_back_as_well(
     with pytest.raises(KeyboardInterrupt):
         run(parse(tree(method)), tmp_path / "run", task=task(), base=llama, progress=Interrupting())
     assert settings_of(llama) == settings
+
+
+class AskingToStop(Progress):
+    """A progress that asks to stop after the first step."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def begin(self, total: int, max_minutes: float | None = None) -> None:
+        pass
+
+    def record(self, row: Any) -> bool:
+        return bool(row["step"] == 1)
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo"])
+def test_a_run_that_its_progress_stops_exports_its_best_and_can_be_resumed(
+    method: str, llama: BaseModel, tmp_path: Path
+) -> None:
+    config = parse(tree(method, training={"max_steps": 2}))
+    stopped = run(config, tmp_path / "run", task=task(), base=llama, progress=AskingToStop())
+    assert (stopped.summary["stopped"], stopped.summary["steps"]) == (ASKED, 1)
+    assert (tmp_path / "run/adapter/adapter_model.safetensors").is_file()
+    assert not (tmp_path / "run/result.json").exists()
+    resumed = resume(tmp_path / "run", task=task(), base=llama, progress=Silent())
+    assert (resumed.summary["stopped"], resumed.summary["steps"]) == ("max_steps = 2", 2)
 
 
 # Bad input.

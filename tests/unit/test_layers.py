@@ -26,7 +26,7 @@ ORDER = [
     {"evolution", "trainers"},
     {"comparison", "judging"},
     {"commands"},
-    {"cli"},
+    {"cli", "trl"},
 ]
 """Who may import whom: a room knows the rows above its own. README and CONTRIBUTING print the same order."""
 LIMITS = {"lines of a file": 400, "lines of a function": 60, "positional parameters": 8}

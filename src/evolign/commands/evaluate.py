@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evolign import disk, jsonl
 from evolign.config import AdapterConfig, Config
@@ -16,7 +16,11 @@ from evolign.runs.directory import read_config
 from evolign.runs.record import check_finished
 from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
+from evolign.tasks.base import Task
 from evolign.types import Population
+
+if TYPE_CHECKING:
+    from evolign.policy.base_model import BaseModel
 
 SPLITS = ("train", "validation", "test")
 
@@ -41,9 +45,7 @@ def evaluate(
     ConfigError for what does not exist, and RunError for a run that is not finished or not what its record
     says.
     """
-    from evolign.engines import build_engine, scoring
     from evolign.policy.base_model import load_base_model
-    from evolign.policy.policy import fixed_policy
 
     if out is not None and out.is_dir():
         raise ConfigError(f"--out {str(out)!r} is a folder; name a .jsonl file")
@@ -54,20 +56,26 @@ def evaluate(
     if split not in SPLITS:
         raise ConfigError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
     data = build_task(config.task)
-    rows = getattr(data, split)
-    if not rows:
+    if not getattr(data, split):
         raise ConfigError(f"the task has no {split} rows; use another --split or set task.{split}")
-    base = load_base_model(config.model)
-    policy = fixed_policy(base, config.adapter.path if config.adapter else None)
-    with (
-        build_engine(config.engine, policy, rows) as engine,
-        Scorer(data.reward, **config.scoring.model_dump()) as local,
-    ):
-        scorer = scoring(engine, local)
-        found = evaluate_split(config, data, split, engine, scorer, Population.of_mean(), detailed=True)
+    found = evaluate_adapter(config, data, split, load_base_model(config.model))
     if out is not None:
         _write(out, jsonl.dumps(found.samples))
     return found
+
+
+def evaluate_adapter(config: Config, task: Task, split: str, base: "BaseModel") -> Evaluation:
+    """Evaluate `base`, with the adapter in `config.adapter.path` if there is one, on a split of a task."""
+    from evolign.engines import build_engine, scoring
+    from evolign.policy.policy import fixed_policy
+
+    policy = fixed_policy(base, config.adapter.path if config.adapter else None)
+    with (
+        build_engine(config.engine, policy, getattr(task, split)) as engine,
+        Scorer(task.reward, **config.scoring.model_dump()) as local,
+    ):
+        scorer = scoring(engine, local)
+        return evaluate_split(config, task, split, engine, scorer, Population.of_mean(), detailed=True)
 
 
 def _write(out: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """`evolign.evolve`: evolve a model, on rows and a reward, that are Python objects."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,34 @@ def evolve(
     fields of the task `rows`; `sections` are sections of the configuration. If `out` holds an unfinished
     run of the same settings, it is resumed. Raises EvolignError.
     """
+    config, rows = prepare(
+        model=model,
+        train=train,
+        reward=reward,
+        tokenizer=tokenizer,
+        validation=validation,
+        test=test,
+        task=task,
+        **sections,
+    )
+    with borrowed(model, tokenizer) as base:
+        if _continues(Path(out), config):
+            return resume(out, task=rows, base=base, progress=progress)
+        return run(config, out, task=rows, base=base, progress=progress)
+
+
+def prepare(
+    *,
+    model: Any,
+    train: Iterable[Mapping[str, Any]],
+    reward: Reward,
+    tokenizer: Any = None,
+    validation: Iterable[Mapping[str, Any]] | None = None,
+    test: Iterable[Mapping[str, Any]] | None = None,
+    task: Mapping[str, Any] | None = None,
+    **sections: Mapping[str, Any] | int,
+) -> tuple[Config, Rows]:
+    """The configuration and the task of a call of `evolve` with these arguments. Raises ConfigError."""
     named = isinstance(model, str | Path)
     if not named and tokenizer is None:
         raise ConfigError("evolve() needs the tokenizer of a live model; pass tokenizer=")
@@ -63,12 +91,17 @@ def evolve(
     }
     config = parse(tree, source="evolve()")
     fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward"})
-    rows = Rows(train=train, validation=validation, test=test, reward=reward, **fields)
-    with nullcontext() if named else _given_back(model, tokenizer):
-        base = None if named else BaseModel(model, tokenizer, model.name_or_path)
-        if _continues(Path(out), config):
-            return resume(out, task=rows, base=base, progress=progress)
-        return run(config, out, task=rows, base=base, progress=progress)
+    return config, Rows(train=train, validation=validation, test=test, reward=reward, **fields)
+
+
+@contextmanager
+def borrowed(model: Any, tokenizer: Any) -> Iterator[BaseModel | None]:
+    """A live model as a base model, given back as it was; None for the name of one."""
+    if isinstance(model, str | Path):
+        yield None
+        return
+    with _given_back(model, tokenizer):
+        yield BaseModel(model, tokenizer, model.name_or_path)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from evolign.policy.export import write_adapter
 from evolign.policy.policy import load_policy
 from evolign.rewards.scoring import Scorer, Scoring
 from evolign.runs.directory import RunDir
-from evolign.runs.progress import Progress
+from evolign.runs.progress import ASKED, Progress
 from evolign.tasks.base import Task, examples
 from evolign.types import Population
 
@@ -48,7 +48,7 @@ def evolution(
             summary = final_test(config, run, task, engine, scorer, outcome, progress)
     with run.replacing(run.adapter) as folder:
         write_adapter(policy.space.decode(outcome.theta_D), folder, summary)
-    return run.finish(summary)
+    return summary if outcome.stopped == ASKED else run.finish(summary)
 
 
 def final_test(

@@ -18,7 +18,7 @@ from evolign.evolution.prompts import spread
 from evolign.policy.spaces.base import SearchSpace
 from evolign.rewards.scoring import Scoring
 from evolign.runs.directory import RunDir
-from evolign.runs.progress import Progress
+from evolign.runs.progress import ASKED, Progress
 from evolign.runs.provenance import peak_memory_bytes
 from evolign.runs.record import foreign, typed
 from evolign.runs.tally import Count, Tally
@@ -69,6 +69,7 @@ class Search:
         self._engine, self._scorer, self._space, self._progress = engine, scorer, space, progress
         self._ranking = ranking(config.evaluation, task.metric)
         self._seconds_update = 0.0
+        self._asked_to_stop = False
         self._population = Population.of_mean()
         self.mean = Mean(space.dim)
         self.best_theta_D = np.zeros(space.dim)
@@ -143,13 +144,17 @@ class Search:
         return self.mean.version, self.state.generation
 
     def stop_reason(self) -> str:
-        """The limit that has been reached; empty if none. Costs end no run before its first step."""
+        """The limit that has been reached, or `ASKED`; empty if none.
+
+        Costs end no run before its first step.
+        """
         limits, state = self._config.evolution, self.state
         if state.generation >= limits.generations:
             return f"generations = {limits.generations}"
         if limits.target is not None and state.best[self._ranking[0]] >= limits.target:
             return f"target = {limits.target}"
-        return state.reached(limits) if state.generation else ""  # whatever calibration has cost
+        reached = state.reached(limits) if state.generation else ""  # whatever calibration has cost
+        return reached or (ASKED if self._asked_to_stop else "")
 
     def ask(self) -> Population:
         """The candidates of a step, and the mean beside them."""
@@ -243,7 +248,7 @@ class Search:
         row = {name: getattr(state, name) for name in totals} | dict(row)
         self._run.append("metrics.jsonl", [row])
         self._run.save(state.generation, asdict(state), self.arrays())
-        self._progress.record(row)
+        self._asked_to_stop = bool(self._progress.record(row))
 
     def _rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return tuple(metrics[name] for name in self._ranking)

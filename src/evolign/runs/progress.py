@@ -22,6 +22,10 @@ FIRST_SILENCE, SILENCE = 10.0, 30.0
 """Without a terminal, a phase is reported after so many seconds in which nothing was said, and then again."""
 
 
+ASKED = "the request of its progress"
+"""Why a run has stopped whose `Progress.record` returned True. It has no result.json, and can be resumed."""
+
+
 class Progress(Protocol):
     """Shows the progress of a run, on a terminal or elsewhere."""
 
@@ -33,8 +37,12 @@ class Progress(Protocol):
         """Announce the most generations or steps, and minutes, that the run will take."""
         ...
 
-    def record(self, row: Mapping[str, Any]) -> None:
-        """Show the row that has just been appended to metrics.jsonl."""
+    def record(self, row: Mapping[str, Any]) -> bool | None:
+        """Show the row that has just been appended to metrics.jsonl.
+
+        True asks the run to stop at the checkpoint of this row. It exports its best policy so far, and
+        `evolign resume` continues it.
+        """
         ...
 
     def phase(self, name: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Phase]:

@@ -49,7 +49,10 @@ def train(
 
 
 def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
-    """Train from the newest checkpoint to a limit, evaluate, export, and write result.json."""
+    """Train from the newest checkpoint to a limit, evaluate, export, and write result.json.
+
+    A run that was asked to stop gets no result.json, since it can be resumed.
+    """
     run, trainable = session.run, session.trainable
     with quiet(), random_states_kept():
         trainer = build(session)
@@ -65,4 +68,4 @@ def follow(session: Session, build: Callable[[Any], Any]) -> dict[str, Any]:
         summary = session.finish()
         with run.replacing(run.adapter if trainable.is_adapter else run.model) as folder:
             trainable.export(folder, summary)
-    return run.finish(summary)
+    return run.finish(summary) if session.state.stopped else summary

@@ -17,7 +17,7 @@ from evolign.evaluation.result import keep_samples, reported_split, summarise
 from evolign.rewards.scoring import Scorer
 from evolign.runs.access import writing
 from evolign.runs.directory import RunDir
-from evolign.runs.progress import Progress
+from evolign.runs.progress import ASKED, Progress
 from evolign.runs.provenance import peak_memory_bytes
 from evolign.runs.record import foreign, typed
 from evolign.runs.tally import Count, Tally
@@ -66,6 +66,8 @@ class Session(ABC):
         run.rewind()
         prune(run)
         self.steps_in_all = 0
+        self.asked_to_stop = False
+        """Whether the progress has asked the run to stop: it ends, but it is not finished."""
         self._clock = 0.0
         self._row: dict[str, Any] = {}
 
@@ -164,10 +166,11 @@ class Session(ABC):
     def finish(self) -> dict[str, Any]:
         """Restore the best weights and evaluate them; return the fields of result.json."""
         state = self.state
+        stopped = state.stopped or ASKED
         self.trainable.load(best_file(self.run, state.best_step))
         split = reported_split(self.task)
         self.progress.say(
-            f"Stopped at {state.stopped}. Testing on {len(getattr(self.task, split))} {split} prompts."
+            f"Stopped at {stopped}. Testing on {len(getattr(self.task, split))} {split} prompts."
         )
         final = self._test("final")
         return summarise(
@@ -177,7 +180,7 @@ class Session(ABC):
             self.metric,
             exported_step=state.best_step,
             validation=state.best,
-            stopped=state.stopped,
+            stopped=stopped,
             trainable_parameters=sum(p.numel() for p in self.trainable.parameters().values()),
             steps=state.step,
             **state.costs(),
@@ -195,7 +198,7 @@ class Session(ABC):
         row = {name: getattr(self.state, name) for name in totals} | row
         row["peak_memory_bytes"] = peak_memory_bytes()
         self.run.append("metrics.jsonl", [row])
-        self.progress.record(row)
+        self.asked_to_stop = bool(self.progress.record(row)) or self.asked_to_stop
 
     def _tick(self) -> None:
         """Count the time since the last tick."""

@@ -52,6 +52,8 @@ class Recorder(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             self._session.log(logs | {"epoch": state.epoch or 0.0})
+            if self._session.asked_to_stop and state.global_step % self._steps_per_batch == 0:
+                control.should_training_stop = control.should_save = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
