@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from engine_calls import generate, logprobs
-from tiny_models import LLAMA_LIKE, tiny_tokenizer
+from tiny_models import HYBRIDS, LLAMA_LIKE, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from evolign.engines.transformers import log_probs
@@ -19,41 +19,16 @@ from evolign.policy.base_model import BaseModel
 from evolign.policy.policy import fixed_policy
 from evolign.types import Example, Population, Sampling
 
-MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
-DELTA_NET = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "num_hidden_layers": 4,
-}
-EXPERTS = {
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "qwen3_next": {**DELTA_NET, **EXPERTS, "head_dim": 8},
-    "qwen3_5_text": {**DELTA_NET, "head_dim": 8},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False},
-    "bamba": {**MAMBA, "attn_layer_indices": [1]},
-    "falcon": {"alibi": False},
-    "granite": {"logits_scaling": 4.0},
-    "cohere": {"logit_scale": 0.25},
-}
 PROMPTS = [Example(str(i), prompt) for i, prompt in enumerate(["1 + 2 = ?\n", "13 + 24 = ? and\n", "5\n"])]
 NOBODY = Population(np.zeros((1, 0)))
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=HYBRIDS)
 def base(request: pytest.FixtureRequest) -> Iterator[BaseModel]:
     logging.disable(logging.WARNING)  # of kernels that only a GPU has
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = AutoConfig.for_model(request.param, **{**LLAMA_LIKE, **MODELS[request.param]})
+        config = AutoConfig.for_model(request.param, **{**LLAMA_LIKE, **HYBRIDS[request.param]})
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         for parameter in model.parameters():
             if parameter.ndim == 2:

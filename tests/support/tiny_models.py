@@ -73,17 +73,55 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt_neox": _gpt_neox,
 }
 
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
+DELTA_NET = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "num_hidden_layers": 4,
+}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_next": {**DELTA_NET, **EXPERTS, "head_dim": 8},
+    "qwen3_5_text": {**DELTA_NET, "head_dim": 8},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False},
+    "bamba": {**MAMBA, "attn_layer_indices": [1]},
+    "falcon": {"alibi": False},
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
+}
+"""Architectures with layers of their own kind, beside attention or in its place."""
+
 
 def save_tiny(architecture: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """Write a model of `architecture` and its tokenizer to `folder`; `changes` to its configuration.
 
     The weights are wide enough apart that prompts and candidates get different greedy tokens.
     """
+    config = CONFIGS[architecture]()
+    config.update(changes)
+    return _save(config, folder, seed)
+
+
+def save_of_type(model_type: str, folder: Path, **options: Any) -> Path:
+    """The same of any architecture of transformers, with `options` on top of Llama's."""
+    from transformers import AutoConfig
+
+    return _save(AutoConfig.for_model(model_type, **{**LLAMA_LIKE, **options}), folder, 0)
+
+
+def _save(config: Any, folder: Path, seed: int) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = CONFIGS[architecture]()
-    config.update(changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, Gemma3Config, MambaConfig, MambaF
 
 from evolign.config import AdapterConfig, ModelConfig, WarmStartConfig
 from evolign.errors import ConfigError
-from evolign.policy.adapter import Adapter, new_adapter, read_adapter, target_modules
+from evolign.policy.adapter import Adapter, new_adapter, read_adapter
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.policy import Policy, load_policy
+from evolign.policy.targets import target_modules
 from evolign.policy.warm_start import warm_start
 from evolign.types import Example
 
@@ -237,6 +238,14 @@ def widen(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {n: torch.cat([t, t], 1 if "lora_A" in n else 0).contiguous() for n, t in tensors.items()}
 
 
+def spoil(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    def spoil(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        next(iter(tensors.values()))[0, 0] = value
+        return tensors
+
+    return spoil
+
+
 def raise_the_rank(folder: Path) -> None:
     edit(folder, r=17)
     edit_tensors(
@@ -290,6 +299,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a wider model": (lambda f: edit_tensors(f, widen), r"made for '.*llama'\): .*size mismatch"),
     "other names": (lambda f: edit(f, target_modules=["c_attn"]), "does not fit the base model"),
     "an embedding": (lambda f: edit(f, target_modules=["q_proj", "embed_tokens"]), "does not fit"),
+    "NaN": (lambda f: edit_tensors(f, spoil(math.nan)), r"holds NaN or infinite numbers, .*layers\.0\..*"),
+    "infinite": (lambda f: edit_tensors(f, spoil(math.inf)), "holds NaN or infinite numbers"),
+    "diverged": (lambda f: edit_tensors(f, spoil(1e30)), r"has diverged: entries of A up to 1e\+30"),
+    "a scaling": (lambda f: edit(f, lora_alpha=1e308), r"has diverged: .* times 2\.5e\+307"),
     "too high a rank": (raise_the_rank, r"rank of 17 is larger than .* use a rank of 16 or less"),
 }
 

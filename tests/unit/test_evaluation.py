@@ -247,3 +247,19 @@ def test_leaving_out_a_decoding_is_no_matter_of_what_the_run_selected_by(
         evolign.evaluate(
             str(run), overrides=[f"evaluation.decoding=[{decoding}]", f"evaluation.select_by={other}"]
         )
+
+
+def test_an_override_never_replaces_what_is_evaluated(
+    tiny: Callable[[str], Path], tmp_path: Path, task: list[str]
+) -> None:
+    here = f"model.name={tiny('gpt2')}"
+    for override in (here, f"model={{name: {tiny('gpt2')}}}"):
+        with pytest.raises(
+            ConfigError, match=r"would replace what is evaluated, '.*/nosuch/adapter' \(there is no"
+        ):
+            evolign.evaluate(str(tmp_path / "nosuch" / "adapter"), overrides=[*task, override])
+    with pytest.raises(ConfigError, match=r"would replace what is evaluated, '.*gpt2'; leave it out"):
+        evolign.evaluate(str(tiny("gpt2")), overrides=[*task, here])
+    run = run_with_full_weights(tmp_path, tiny("gpt2"), task)
+    with pytest.raises(ConfigError, match="would replace what is evaluated"):
+        evolign.evaluate(str(run), overrides=[here])

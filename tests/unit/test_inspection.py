@@ -165,11 +165,11 @@ def test_a_merged_model_keeps_its_generation_config(model: Path, tmp_path: Path)
 
     from evolign.config import AdapterConfig, ModelConfig
     from evolign.policy.base_model import load_base_model
-    from evolign.policy.export import merge
+    from evolign.policy.merging import merge
     from evolign.policy.warm_start import warm_start
 
     base = load_base_model(ModelConfig(name=str(model)))
     warm_start(base, AdapterConfig(warm_start=None), [], 0, tmp_path / "adapter")
-    merge(base, tmp_path / "adapter", tmp_path / "merged")
+    merge(ModelConfig(name=str(model)), tmp_path / "adapter", tmp_path / "merged")
     kept = GenerationConfig.from_pretrained(tmp_path / "merged").to_dict()
     assert kept == GenerationConfig.from_pretrained(model).to_dict() and kept["top_k"] == 7

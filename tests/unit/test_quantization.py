@@ -150,7 +150,7 @@ def tiny_run(kind: Kind | None, dtype: Dtype = "float32") -> Config:
 def test_sft_trains_an_adapter_over_quantised_weights(kind: Kind, tmp_path: Path) -> None:
     import evolign
 
-    config = evolution(
+    config = parse(
         {
             "method": "sft",
             "model": {"quantization": kind, "device": "cpu"},

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that `evolign --help` is ins
 import importlib.metadata
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -186,6 +187,10 @@ def judge_(
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A finished run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Where the base model lies now: model.name=FOLDER.")
+    ] = None,
+    *,
     out: Out,
     merge: Annotated[
         bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")
@@ -195,8 +200,13 @@ def export(
     """Write a run's result as a PEFT adapter, or as a merged model."""
     from evolign.commands.export import export
 
-    export(run_dir, out, merge=merge, trust=trust)
+    difference = export(run_dir, out, merge=merge, overrides=overrides or [], trust=trust)
     echo(f"Wrote {'the merged model' if merge else 'the PEFT adapter'} to {out}")
+    if difference is not None:
+        echo(
+            f"Read again, its logits differ from those of the adapter by {difference:.1g} of their standard "
+            "deviation."
+        )
 
 
 @app.command()
@@ -259,6 +269,10 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", "`?\\w+`? is deprecated and will be removed in v6", FutureWarning)
+    home = os.path.expanduser("~")
+    sys.argv[1:] = [
+        re.sub("(^|=)~/", rf"\1{home}/", word) for word in sys.argv[1:]
+    ]  # shells do the first only
     try:
         app()
     except EvolignError as error:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evolign.commands.run import check_rows
+from evolign.commands.run import check_model, check_rows
 from evolign.config import Config, EvolutionConfig
 from evolign.errors import ConfigError, EvolignError, UnreachableError
 from evolign.rewards.check import check_reward
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_PROMPT = 512
 """Assumed length of a prompt in tokens, if the data could not be read."""
+READ_AT_ONCE = 4 * 2**30
+"""Read at most so many bytes of weights; of a larger model, only names and shapes."""
 
 
 @dataclass(frozen=True)
@@ -108,26 +110,13 @@ def _sampling(config: Config) -> list[Finding]:
 
 
 def _model(config: Config, task: Task | None) -> tuple[str, "BaseModel"]:
-    """Check the model without its weights, on torch's meta device."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    """Check shapes, and also weights that are on this machine and small enough to read."""
     from evolign.engines.transformers.memory import GIB, bytes_per_row, weight_bytes
-    from evolign.policy.base_model import BaseModel, load_architecture, model_device
+    from evolign.policy.base_model import model_device
     from evolign.policy.quantization import estimated_weight_bytes, quantization_config
 
-    architecture, tokenizer, dtype = load_architecture(config.model)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                architecture, dtype=dtype, trust_remote_code=config.model.trust_remote_code
-            )
-    except ValueError as error:
-        raise ConfigError(
-            f"model.name = {config.model.name!r} is no causal language model: {error}"
-        ) from error
-    model.generation_config.eos_token_id = architecture.get_text_config().eos_token_id
-    base = BaseModel(model, tokenizer, config.model.name)
+    base, seen = _base(config)
+    model = base.model
     names = [row.id for row in examples(task)] if task else []
     base.prompts.add(examples(task) if task else [])
     base.prompts.check_room(names, config.sampling.max_new_tokens)
@@ -135,28 +124,55 @@ def _model(config: Config, task: Task | None) -> tuple[str, "BaseModel"]:
     row = bytes_per_row(model, longest, config.sampling.max_new_tokens)
     weights, kind = weight_bytes(model), str(model.dtype)
     if config.model.quantization is not None:
-        quantization_config(config.model, architecture, model_device(config.model.device), dtype)
+        quantization_config(config.model, model.config, model_device(config.model.device), model.dtype)
         weights = estimated_weight_bytes(model, config.model)
         kind = f"{config.model.quantization} and {kind}"
     size = f"{model.num_parameters():,} parameters, {weights / GIB:.2f} GiB as {kind}"
+    remark = check_model(config, base)
     return (
-        f"{config.model.name}: {size}; {_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB of "
-        "memory for each that is generated at once",
+        f"{config.model.name}: {size}; {seen}{_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB "
+        f"of memory for each that is generated at once{f'. {remark}' if remark else ''}",
         base,
     )
 
 
+def _base(config: Config) -> tuple[Any, str]:
+    """The model, and how much of its weights was looked at.
+
+    Those that are not on this machine are not fetched, and large ones are only looked up by their names: the
+    model then lies on torch's meta device.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from evolign.engines.transformers.memory import weight_bytes
+    from evolign.policy.base_model import BaseModel, load_architecture, load_base_model, weights_are_here
+
+    settings = config.model.model_copy(update={"quantization": None})
+    architecture, tokenizer, dtype = load_architecture(settings)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=settings.trust_remote_code
+            )
+    except ValueError as error:
+        raise ConfigError(f"model.name = {settings.name!r} is no causal language model: {error}") from error
+    if weight_bytes(model) <= READ_AT_ONCE and weights_are_here(settings):
+        return load_base_model(settings), "its weights are complete and finite; "
+    if weights_are_here(settings):
+        return load_base_model(settings, shapes_only=True), "its weights are complete; "
+    model.generation_config.eos_token_id = architecture.get_text_config().eos_token_id
+    return BaseModel(model, tokenizer, settings.name), "its weights are not here yet; "
+
+
 def _trained(model: Any, config: Config) -> str:
     """What is searched or trained."""
-    from evolign.policy.adapter import adapter_settings, new_adapter
+    from evolign.policy.policy import adapted_layers
 
     if config.adapter is None:
         return "all weights are trained; "
-    if config.adapter.path is None:
-        targets = new_adapter(model, config.adapter, config.seed).peft_config["default"].target_modules
-    else:
-        targets = adapter_settings(config.adapter.path)["target_modules"]
-    return f"adapter on {', '.join(sorted(targets))}; "
+    names = {name.rpartition(".")[2] for name in adapted_layers(config, model)}
+    return f"adapter on {', '.join(sorted(names))}; "
 
 
 def _rows(config: Config) -> str:

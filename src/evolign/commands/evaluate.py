@@ -1,6 +1,6 @@
 """`evolign evaluate`: evaluate a run, an adapter or a bare model on held-out prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ def evaluate(
     """
     from evolign.policy.base_model import load_base_model
 
+    out = None if out is None else out.expanduser()
     if out is not None and out.is_dir():
         raise ConfigError(f"--out {str(out)!r} is a folder; name a .jsonl file")
     if out is not None and not out.parent.is_dir():
@@ -67,8 +68,12 @@ def evaluate(
 def evaluate_adapter(config: Config, task: Task, split: str, base: "BaseModel") -> Evaluation:
     """Evaluate `base`, with the adapter in `config.adapter.path` if there is one, on a split of a task."""
     from evolign.engines import build_engine, scoring
+    from evolign.engines.transformers.self_test import self_test
     from evolign.policy.policy import fixed_policy
 
+    with_adapter = config.adapter is not None and config.adapter.path is not None
+    if config.engine.abilities.exact:
+        self_test(base, config.adapter if with_adapter else None)
     policy = fixed_policy(base, config.adapter.path if config.adapter else None)
     with (
         build_engine(config.engine, policy, getattr(task, split)) as engine,
@@ -99,15 +104,31 @@ def _configuration(target: str, task: str | None, overrides: Sequence[str], like
     if task is not None:
         tree["task"] = {"name": task}
     for override in overrides:
+        _check_keeps_target(override, tree, target)
         apply_override(tree, override)
     if not any(override.startswith("evaluation.select_by=") for override in overrides):
         _select_by_what_is_measured(tree)
     return parse(tree, source=target)
 
 
+def _check_keeps_target(override: str, tree: Mapping[str, Any], target: str) -> None:
+    """Raise ConfigError for an override that replaces what is evaluated.
+
+    The model below an adapter may lie elsewhere now.
+    """
+    kept = "adapter.path" if (tree.get("adapter") or {}).get("path") else "model.name"
+    field = override.partition("=")[0]
+    if field in (kept, kept.partition(".")[0]):
+        here = "" if Path(target).expanduser().exists() else " (there is no such folder here)"
+        raise ConfigError(
+            f"{override!r} would replace what is evaluated, {target!r}{here}; leave it out, or evaluate "
+            "the other by its own name"
+        )
+
+
 def _of_target(target: str) -> Config:
     """The configuration of a run, or the default one with an adapter or a model."""
-    path = Path(target)
+    path = Path(target).expanduser()
     if (path / "provenance.json").is_file() or _weights(path) is not None:
         return _of_run(path)
     if (path / "adapter_config.json").is_file():
@@ -119,7 +140,7 @@ def _of_target(target: str) -> Config:
                 f"{target!r}: adapter_config.json names no base_model_name_or_path; add it, or evaluate the "
                 f"model with adapter.path={target}"
             )
-        return parse({"model": {"name": name}, "adapter": {"path": target}}, source=target)
+        return parse({"model": {"name": name}, "adapter": {"path": str(path)}}, source=target)
     return parse({"model": {"name": target}}, source=target)
 
 

@@ -10,7 +10,7 @@ from evolign.config import Config
 from evolign.config.recipe import parse
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
-from evolign.policy.base_model import BaseModel
+from evolign.policy.base_model import BaseModel, source
 from evolign.policy.restoring import given_back
 from evolign.runs.directory import read_config
 from evolign.runs.progress import Progress
@@ -57,7 +57,7 @@ def evolve(
         **sections,
     )
     with borrowed(model, tokenizer) as base:
-        if _continues(Path(out), config):
+        if _continues(Path(out).expanduser(), config):
             return resume(out, task=rows, base=base, progress=progress)
         return run(config, out, task=rows, base=base, progress=progress)
 
@@ -101,7 +101,7 @@ def borrowed(model: Any, tokenizer: Any) -> Iterator[BaseModel | None]:
         yield None
         return
     with _given_back(model, tokenizer):
-        yield BaseModel(model, tokenizer, model.name_or_path)
+        yield BaseModel(model, tokenizer, source(model.name_or_path))
 
 
 @contextmanager

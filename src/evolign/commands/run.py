@@ -1,6 +1,7 @@
 """`evolign run` and `evolign resume`, and the table of methods."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -75,14 +76,15 @@ def run(
     `task` and `base` replace what `config.task` and `config.model` name. Raises EvolignError; after a
     ConfigError `out` is as it was before, since nothing has been run.
     """
-    check_new(Path(out))
+    check_new(Path(out).expanduser())
     task_is_named = task is None
     task, base = _load(config, task, base)
+    remark = check_model(config, base)
     with RunDir.create(out, dump(config)) as run_dir:
         if task_is_named:
             remember(as_tree(config))
         try:
-            return _execute(config, run_dir, task, base, progress)
+            return _execute(config, run_dir, task, base, progress, remark)
         except ConfigError:
             run_dir.discard()
             raise
@@ -103,7 +105,7 @@ def resume(
     `overrides` may change its limits, and are recorded in raised.json. `trust` lets code run that config.json
     names and that was not run here before. Raises RunError if the run is not what its record says.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     check_run(path)
     if not overrides and finished(path):
         read_config(path)
@@ -137,6 +139,26 @@ def check_rows(config: Config, task: Task) -> None:
     check_needs(config.needs, task, config.method)
 
 
+def check_model(config: Config, base: "BaseModel") -> str:
+    """What is to be said of the model before a run. Raises ConfigError if the run could not trust it."""
+    from evolign.engines.transformers.forward import check_cached
+    from evolign.engines.transformers.self_test import self_test
+    from evolign.policy.policy import adapted_layers
+    from evolign.policy.targets import left_out
+
+    remarks = []
+    generates = config.method != "reward_model" and config.engine.abilities.exact  # else it is vLLM's matter
+    if generates:
+        check_cached(base.model)
+    adapted_layers(config, base.model)
+    if generates and self_test(base, config.adapter):
+        kind = base.model.config.model_type
+        remarks.append(f"The self-test of the architecture {kind}, which our tests do not cover, has passed.")
+    if config.adapter is not None and (passed_over := left_out(base.model, config.adapter)):
+        remarks.append(f"adapter.target_modules = {config.adapter.target_modules}: {passed_over}.")
+    return " ".join(remarks)
+
+
 def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[Task, "BaseModel"]:
     """Task and model, checked against each other before anything is written."""
     from evolign.policy.base_model import load_base_model
@@ -151,15 +173,20 @@ def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[
 
 
 def _execute(
-    config: Config, run_dir: RunDir, task: Task, base: "BaseModel", progress: Progress | None
+    config: Config,
+    run_dir: RunDir,
+    task: Task,
+    base: "BaseModel",
+    progress: Progress | None,
+    remark: str = "",
 ) -> Result:
     _check_provenance(config, run_dir, task, base)
     run_dir.check_warm_start()
     method = resolve_name(METHODS[config.method])
-    if progress is not None:
-        return Result(run_dir.path, method(config, run_dir, task, base, progress))
-    with Terminal(run_dir.path / "log.txt") as terminal:
-        return Result(run_dir.path, method(config, run_dir, task, base, terminal))
+    with nullcontext(progress) if progress is not None else Terminal(run_dir.path / "log.txt") as told:
+        if remark:
+            told.say(remark)
+        return Result(run_dir.path, method(config, run_dir, task, base, told))
 
 
 def _check_provenance(config: Config, run_dir: RunDir, task: Task, base: "BaseModel") -> None:

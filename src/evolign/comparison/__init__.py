@@ -38,9 +38,9 @@ def compare(
             )
     comparison = build(runs, metric, target)
     if out is not None:
-        _write(Path(out), page(comparison))
+        _write(Path(out).expanduser(), page(comparison))
     if markdown is not None:
-        _write(Path(markdown), as_markdown(comparison))
+        _write(Path(markdown).expanduser(), as_markdown(comparison))
     return comparison
 
 

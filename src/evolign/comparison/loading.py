@@ -3,6 +3,7 @@
 import glob
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,8 +101,8 @@ def _arguments(runs: Runs) -> list[tuple[str | None, str]]:
         runs = [runs]
     if isinstance(runs, Mapping):
         named = {label: [at] if isinstance(at, str | Path) else at for label, at in runs.items()}
-        return [(label, str(path)) for label, paths in named.items() for path in paths]
-    return [_split_label(str(run)) for run in runs]
+        return [(label, os.path.expanduser(path)) for label, paths in named.items() for path in paths]
+    return [_split_label(os.path.expanduser(run)) for run in runs]
 
 
 def _split_label(text: str) -> tuple[str | None, str]:

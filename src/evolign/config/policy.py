@@ -5,7 +5,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from evolign.config.section import Above0, AtMost, Batch, Name, Positive, Section, Share, Tokens
+from evolign.config.section import (
+    Above0,
+    AtMost,
+    Batch,
+    FolderOrName,
+    Name,
+    Positive,
+    Section,
+    Share,
+    Tokens,
+)
 from evolign.errors import shown
 
 WIDTH = AtMost(65_536, "no layer of a model is wider, and a rank cannot exceed the width")
@@ -17,7 +27,7 @@ DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
 class ModelConfig(Section):
     """The base model."""
 
-    name: Name = "embedded:arithmetic"
+    name: FolderOrName = "embedded:arithmetic"
     """Hub name, local folder, or `embedded:<name>` for a model that ships with evolign."""
     revision: Name | None = None
     """Branch, tag or commit of a hub model; null is the newest."""
@@ -68,8 +78,9 @@ class AdapterConfig(Section):
     """LoRA scaling is lora_alpha / rank; null: lora_alpha = 2 * rank."""
     target_modules: Literal["attention", "all-linear"] | list[Name] = "attention"
     """attention: the query, key, value and output projections (the paper); all-linear: every linear
-    layer but the output head; or a list of module names as in PEFT."""
-    path: Name | None = None
+    layer but the output head, narrow gates, and what PEFT cannot adapt (a line says so); or a list of
+    module names as in PEFT."""
+    path: FolderOrName | None = None
     """An existing PEFT LoRA adapter to start from; rank and modules are then read from it."""
     warm_start: WarmStartConfig | None = WarmStartConfig()
     """Supervised fine-tuning before evolution; null: none. Ignored when `path` is given."""

@@ -35,7 +35,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError where the file cannot be read or a value breaks a rule.
     """
     try:
-        tree = strict_yaml.read(reading.text(path))
+        tree = strict_yaml.read(reading.text(Path(path).expanduser()))
     except (OSError, reading.Unreadable) as error:
         raise ConfigError(f"cannot read the recipe {str(path)!r}: {error}") from error
     if not isinstance(tree, dict):

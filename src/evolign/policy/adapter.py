@@ -4,28 +4,28 @@ The base model is only borrowed: PEFT layers are put in to learn names and shape
 """
 
 import json
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from evolign import disk
 from evolign.config import AdapterConfig
-from evolign.errors import ConfigError, unknown_name
+from evolign.errors import ConfigError
+from evolign.policy.targets import lora_config
 
-LINEAR = (nn.Linear, Conv1D)
-ATTENTION = ("attn", "attention")
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -42,6 +42,8 @@ BROKEN = (
     SafetensorError, UnpicklingError, UserWarning,
 )  # fmt: skip
 """What PEFT, safetensors and torch raise on a folder that is damaged or made for something else."""
+LARGEST = 1e6
+"""What no entry of an update, and no scaling, of a useful adapter comes near."""
 KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """Values of `init_lora_weights` that leave the base weights alone; others change them, on loading as well."""
 
@@ -69,8 +71,8 @@ class Adapter:
         """Its tensors by the names that PEFT gives them in a file."""
         tensors = {}
         for name, lora in self.modules.items():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = lora.A.contiguous()
-            tensors[f"base_model.model.{name}.lora_B.weight"] = lora.B.contiguous()
+            tensors[_key(name, "A")] = lora.A.contiguous()
+            tensors[_key(name, "B")] = lora.B.contiguous()
         return tensors
 
     def write(self, folder: Path) -> None:
@@ -84,64 +86,10 @@ class Adapter:
         disk.write(folder / "adapter_config.json", text + "\n")
 
 
-def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
-    """PEFT's configuration of a new adapter on `model`."""
-    alpha = 2 * config.rank if config.lora_alpha is None else config.lora_alpha
-    targets = target_modules(model, config.target_modules)
-    transposed = any(
-        isinstance(module, Conv1D) and any(_ends_with(name, target) for target in targets)
-        for name, module in model.named_modules()
-    )
-    return LoraConfig(
-        r=config.rank,
-        lora_alpha=alpha,
-        target_modules=targets,
-        fan_in_fan_out=transposed,
-        task_type="CAUSAL_LM",
-    )
-
-
-def target_modules(model: Any, choice: str | list[str]) -> list[str]:
-    """Shortest name endings that match the linear layers of `choice`, and no others.
-
-    Those that a choice by name finds are the language model's: not the output layer, no vision tower.
-    """
-    linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
-    if not isinstance(choice, str):
-        for target in choice:
-            if not any(_ends_with(name, target) for name in linear):
-                raise unknown_name("module in adapter.target_modules:", target, _endings(set(linear), set()))
-        return choice
-    language = {*model.get_decoder().modules()} - {model.get_output_embeddings()}
-    wanted = {name for name in linear if model.get_submodule(name) in language}
-    if choice == "attention":
-        wanted = {
-            name
-            for name in wanted
-            if any(word in part for part in name.split(".")[:-1] for word in ATTENTION)
-        }
-    if not wanted:
-        raise ConfigError(
-            f"adapter.target_modules = {choice!r}: this architecture names no such layer; list "
-            "module names instead, for example adapter.target_modules=[q_proj,v_proj]"
-        )
-    return _endings(wanted, set(linear) - wanted)
-
-
-def _endings(wanted: set[str], others: set[str]) -> list[str]:
-    endings = set()
-    for name in wanted:
-        parts = name.split(".")
-        candidates = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
-        endings.add(next(e for e in candidates if not any(_ends_with(o, e) for o in others)))
-    return sorted(endings)
-
-
 def new_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     """`model` with a new adapter inside: A from Kaiming's uniform, B = 0, so that it changes nothing."""
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers 6 drops
+        with putting_in():
             torch.manual_seed(seed)
             peft_model = get_peft_model(model, lora_config(model, config))
         _check_rank(peft_model, f"adapter.rank = {config.rank}")
@@ -153,6 +101,16 @@ def new_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
             f"adapter.target_modules = {config.target_modules!r} does not fit the model: {error}"
         ) from error
     return peft_model
+
+
+@contextmanager
+def putting_in() -> Iterator[None]:
+    """Keep what PEFT draws and warns of, when it puts layers into a model, from the caller."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers 6 drops
+        warnings.filterwarnings("ignore", "Model (has|with) `tie_word_embeddings=True`")  # see `merging`
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # see `_from_file`
+        yield
 
 
 def _take_out(model: nn.Module) -> None:
@@ -170,7 +128,7 @@ def _check_rank(peft_model: PeftModel, what: str) -> None:
         if rank > largest:
             raise ConfigError(
                 f"{what} is larger than the layer {name!r}, whose smaller side is {largest}; use a rank of "
-                f"{largest} or less"
+                f"{largest} or less, or leave the layer out"
             )
 
 
@@ -190,12 +148,13 @@ def read_adapter(model: Any, folder: str | Path) -> Adapter:
     path = Path(folder)
     settings = adapter_settings(folder)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+        with putting_in():
             warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
             peft_model = PeftModel.from_pretrained(model, str(path), torch_device="cpu")
-        modules = collect(peft_model)
-        _check_complete(modules, load_peft_weights(str(path), device="cpu"))
+        tensors = load_peft_weights(str(path), device="cpu")
+        _check_complete(adapted(peft_model), tensors)
+        modules = _from_file(peft_model, tensors) if model.device.type == "meta" else collect(peft_model)
+        check_numbers(modules, f"adapter.path = {str(folder)!r}", "restore its files")
         _check_rank(peft_model, f"adapter.path = {str(folder)!r}: its rank of {settings['r']}")
     except BROKEN as error:
         if isinstance(error, ConfigError):
@@ -236,15 +195,47 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
     return settings
 
 
-def _check_complete(modules: dict[str, Lora], tensors: dict[str, Tensor]) -> None:
+def _check_complete(names: list[str], tensors: dict[str, Tensor]) -> None:
     """PEFT leaves out in silence what the model has no layer for."""
-    known = {f"base_model.model.{name}.lora_{factor}.weight" for name in modules for factor in "AB"}
+    known = {_key(name, factor) for name in names for factor in "AB"}
     if len(tensors) != len(known):
         homeless = sorted(set(tensors) - known) or sorted(known - set(tensors))
         raise ValueError(
             f"its file holds {len(tensors)} tensors, where the model's linear layers take {len(known)}; "
             f"for example {homeless[0]!r}"
         )
+
+
+def _from_file(peft_model: PeftModel, tensors: dict[str, Tensor]) -> dict[str, Lora]:
+    """The factors as the file has them, for a model on the meta device, where PEFT's layers are as well."""
+    return {
+        name: Lora(
+            tensors[_key(name, "A")].float(), tensors[_key(name, "B")].float(), layer.scaling["default"]
+        )
+        for name, layer in _lora_layers(peft_model)
+    }
+
+
+def _key(name: str, factor: str) -> str:
+    return f"base_model.model.{name}.lora_{factor}.weight"
+
+
+def adapted(peft_model: PeftModel) -> list[str]:
+    """The adapted layers by their name in the base model."""
+    return [name for name, _ in _lora_layers(peft_model)]
+
+
+def check_numbers(modules: Mapping[str, Lora], what: str, way_out: str) -> None:
+    """Raise ConfigError for an adapter that is not finite, or so large that no model computes with it."""
+    for name, lora in modules.items():
+        most_A, most_B = (float(factor.abs().max()) for factor in (lora.A, lora.B))
+        if not math.isfinite(most_A + most_B + lora.scaling):
+            raise ConfigError(f"{what} holds NaN or infinite numbers, for example in {name!r}; {way_out}")
+        if max(lora.scaling, lora.scaling * len(lora.A) * most_A * most_B) > LARGEST:
+            raise ConfigError(
+                f"{what} has diverged: entries of A up to {most_A:.2g}, of B up to {most_B:.2g}, times "
+                f"{lora.scaling:.2g}, in {name!r}; {way_out}"
+            )
 
 
 def collect(peft_model: PeftModel) -> dict[str, Lora]:
@@ -279,7 +270,3 @@ def _check_kind(settings: Any, folder: str) -> None:
             f"adapter.path = {folder!r} was made with init_lora_weights = {start!r}, which changes the base "
             "weights as well; convert it to plain LoRA as PEFT's documentation describes"
         )
-
-
-def _ends_with(name: str, ending: str) -> bool:
-    return name == ending or name.endswith(f".{ending}")

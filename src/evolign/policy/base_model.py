@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from evolign import embedded
 from evolign.config import ModelConfig
+from evolign.config.section import absolute
 from evolign.errors import ConfigError, UnreachableError
 from evolign.policy.encoder import EncodedPrompts, PromptEncoder
 from evolign.policy.quantization import check_quantised, quantization_config
+from evolign.policy.weights import check_finite, check_keys
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_SAMPLING = (
@@ -37,6 +41,7 @@ class BaseModel:
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
+        check_finite(self.model, f"model.name = {self.name!r}")
         if not self.eos_token_ids:
             raise ConfigError(
                 f"model.name = {self.name!r} has no end-of-sequence token, so no completion would "
@@ -70,27 +75,33 @@ class BaseModel:
         return EncodedPrompts(self.encoder)
 
 
-def load_base_model(config: ModelConfig) -> BaseModel:
-    """Load what `config` names. Raises ConfigError where it is missing, broken or unsupported."""
+def load_base_model(config: ModelConfig, *, shapes_only: bool = False) -> BaseModel:
+    """Load what `config` names. Raises ConfigError where it is missing, broken or unsupported.
+
+    With `shapes_only` the weights are named in the files and not read: they lie on torch's meta device.
+    """
     architecture, tokenizer, dtype = load_architecture(config)
     device = model_device(config.device)
-    quantised: dict[str, Any] = {}
-    if config.quantization is not None:
+    placed: dict[str, Any] = {"device_map": {"": "meta"}} if shapes_only else {}
+    if config.quantization is not None and not shapes_only:
         settings = quantization_config(config, architecture, device, dtype)
-        quantised = {"quantization_config": settings, "device_map": {"": device}}
+        placed = {"quantization_config": settings, "device_map": {"": device}}
     with _explained(config.name):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             source(config.name),
             config=architecture,
             dtype=dtype,
             use_safetensors=True,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            **quantised,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **placed,
         )
-    if quantised:
+    check_keys(report, f"model.name = {config.name!r}")
+    if "quantization_config" in placed:
         check_quantised(model, config)
-    else:
+    elif not shapes_only:
         model = model.to(device)
     return BaseModel(model, tokenizer, source(config.name), config)
 
@@ -116,10 +127,20 @@ def generation_settings(config: ModelConfig) -> list[str]:
 
 
 def source(name: str) -> str:
-    """What transformers is asked for: a folder or a hub name."""
+    """What transformers is asked for: an absolute folder or a hub name."""
     if name.startswith("embedded:"):
         return str(embedded.path(name.removeprefix("embedded:")))
-    return name
+    return absolute(name)
+
+
+def weights_are_here(config: ModelConfig) -> bool:
+    """Whether the weights that `config` names lie in a folder or in the hub's cache: nothing is fetched."""
+    name = source(config.name)
+    if Path(name).is_dir():
+        return True
+    files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    found = [try_to_load_from_cache(name, file, revision=config.revision) for file in files]
+    return any(isinstance(path, str) for path in found)
 
 
 @contextmanager

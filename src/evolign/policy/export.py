@@ -1,21 +1,18 @@
 """Export: a PEFT adapter or a model folder, with a model card."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from evolign import disk
-from evolign.errors import ConfigError
 from evolign.policy.adapter import Adapter
-from evolign.policy.base_model import BaseModel
-from evolign.policy.quantization import is_quantised
 
 CARD = """\
 ---
-base_model: {base}
-library_name: {library}
-pipeline_tag: {pipeline}
-tags: [evolign, {method}{tags}]
+{header}
 ---
 
 # {method} on {task}
@@ -45,6 +42,7 @@ MODEL_CODE = """\
 from transformers import {auto}
 
 model = {auto}.from_pretrained("path/to/this/folder")"""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 PIPELINES = {
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
@@ -57,8 +55,8 @@ def write_adapter(adapter: Adapter, folder: Path, summary: Mapping[str, Any]) ->
     base = adapter.config["base_model_name_or_path"]
     by_evolution = "exported_generation" in summary
     what = BY_EVOLUTION if by_evolution else f"A LoRA adapter trained by {summary['method']} with evolign."
-    code = ADAPTER_CODE.format(base=base)
-    tags = ", lora, evolution-strategies" if by_evolution else ", lora"
+    code = ADAPTER_CODE.format(base=_on_hub(base) or "path/to/the/base/model")
+    tags = ["lora", *(["evolution-strategies"] if by_evolution else [])]
     disk.write(folder / "README.md", _card(summary, base, "peft", tags, what, code))
 
 
@@ -70,7 +68,7 @@ def write_model(model: Any, tokenizer: Any, base: str, folder: Path, summary: Ma
     is_classifier = "ForSequenceClassification" in type(model).__name__
     auto = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
     code = MODEL_CODE.format(auto=auto)
-    card = _card(summary, base, "transformers", "", what, code, PIPELINES[auto])
+    card = _card(summary, base, "transformers", [], what, code, PIPELINES[auto])
     disk.write(folder / "README.md", card)
 
 
@@ -78,19 +76,22 @@ def _card(
     summary: Mapping[str, Any],
     base: str,
     library: str,
-    tags: str,
+    tags: list[str],
     what: str,
     code: str,
     pipeline: str = "text-generation",
 ) -> str:
     names = [name for name in summary["final"] if f"{name}_low" in summary["final"]]
     cells = [[_cell(summary[stage], name) for stage in ("baseline", "final")] for name in names]
+    header = ModelCardData(
+        base_model=_on_hub(base),
+        library_name=library,
+        pipeline_tag=pipeline,
+        tags=["evolign", summary["method"], *tags],
+    )
     return CARD.format(
-        base=base,
-        library=library,
-        pipeline=pipeline,
+        header=header.to_yaml(),
         method=summary["method"],
-        tags=tags,
         task=summary["task"],
         what=what,
         rows="\n".join(
@@ -104,28 +105,15 @@ def _card(
     )
 
 
+def _on_hub(base: str) -> str | None:
+    """The name of `base` on the hub; None for a folder, whose path is nobody's business."""
+    return base if HUB_NAME.fullmatch(base) and not Path(base).exists() else None
+
+
 def _exported(summary: Mapping[str, Any]) -> str:
     if "exported_generation" in summary:
         return f"the mean of generation {summary['exported_generation']} of {summary['generations']}"
     return f"step {summary['exported_step']} of {summary['steps']}"
-
-
-def merge(base: BaseModel, adapter: Path, out: Path) -> None:
-    """Write the base model with the adapter folded into its weights, and its tokenizer.
-
-    Raises ConfigError for quantised weights, which merging would round again.
-    """
-    from peft import PeftModel
-
-    if is_quantised(base.model):
-        raise ConfigError(
-            f"model.name = {base.name!r} is quantised, so an adapter cannot be merged into its weights; "
-            "export without --merge"
-        )
-
-    merged = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
-    merged.save_pretrained(str(out))
-    base.tokenizer.save_pretrained(str(out))
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:

@@ -4,14 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from evolign import disk
-from evolign.config import AdapterConfig, Config, EvolutionConfig, ModelConfig, SpaceConfig
-from evolign.policy.adapter import Adapter, read_adapter
+from evolign.config import (
+    AdapterConfig,
+    Config,
+    EvolutionConfig,
+    GradientConfig,
+    ModelConfig,
+    SpaceConfig,
+)
+from evolign.policy.adapter import Adapter, adapted, new_adapter, read_adapter
 from evolign.policy.base_model import BaseModel, load_base_model
+from evolign.policy.restoring import given_back
 from evolign.policy.spaces import SPACES
 from evolign.policy.spaces.base import SearchSpace
 from evolign.policy.spaces.fixed import NO_ADAPTER, Fixed
+from evolign.policy.targets import check_trainable
 from evolign.policy.threads import cpu_threads
 from evolign.policy.warm_start import warm_start
 from evolign.runs.access import writing
@@ -74,6 +84,26 @@ def load_policy(
     starting_adapter(config, config.adapter, base, rows, folder, progress)
     model = base.loaded_from or config.model
     return PolicySpec(model, str(folder), config.space, config.seed).build(base)
+
+
+def adapted_layers(config: Config, model: Any) -> list[str]:
+    """The layers of `model`, which is left as it was, that the adapter of a run is on.
+
+    Raises ConfigError where it does not fit them.
+    """
+    adapter = config.adapter
+    if adapter is None:
+        return []
+    if adapter.path is not None:
+        names = list(read_adapter(model, adapter.path).modules)
+    else:
+        with given_back(model):
+            peft_model = new_adapter(model, adapter, config.seed)
+            names = adapted(peft_model)
+            peft_model.unload()
+    if isinstance(config, GradientConfig) or (adapter.path is None and adapter.warm_start is not None):
+        check_trainable(model, names)
+    return names
 
 
 def starting_adapter(

@@ -16,9 +16,10 @@ from transformers import TrainerCallback, TrainerState
 
 from evolign.config import AdapterConfig, WarmStartConfig
 from evolign.errors import ConfigError
-from evolign.policy.adapter import new_adapter
+from evolign.policy.adapter import adapted, check_numbers, collect, new_adapter
 from evolign.policy.base_model import BaseModel
 from evolign.policy.restoring import given_back, on_one_gpu, quiet
+from evolign.policy.targets import check_trainable
 from evolign.runs.phases import Phase
 from evolign.runs.progress import Progress, Silent
 from evolign.seeding import random_states_kept
@@ -35,13 +36,20 @@ def warm_start(
 ) -> None:
     """Write to `out` a new adapter in PEFT's format, trained on `rows` where `config` asks for it.
 
-    Raises ConfigError if training is asked for and a row has no completion, or there is no row.
+    Raises ConfigError if training is asked for and a row has no completion, or there is no row, and if it
+    has diverged: nothing is written then.
     """
     with given_back(base.model):
         peft_model = new_adapter(base.model, config, seed)
         try:
             if config.warm_start is not None:
+                check_trainable(base.model, adapted(peft_model))
                 _fine_tune(peft_model, base, config.warm_start, rows, seed, progress or Silent())
+            check_numbers(
+                collect(peft_model),
+                "adapter.warm_start",
+                "lower adapter.warm_start.learning_rate or lora_alpha",
+            )
             peft_model.peft_config["default"].base_model_name_or_path = base.name
             peft_model.save_pretrained(str(out), save_embedding_layers=False)
         finally:

@@ -75,7 +75,7 @@ class RunDir:
     @classmethod
     def create(cls, path: str | Path, config: str) -> Self:
         """A new directory that holds `config`, the text of config.json."""
-        path = Path(path)
+        path = Path(path).expanduser()
         check_new(path)
         made = not path.exists()
         try:
@@ -98,7 +98,7 @@ class RunDir:
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """The directory of a run that was started before."""
-        path = Path(path)
+        path = Path(path).expanduser()
         check_run(path)
         with writing(path):
             return cls(path, locked(path))

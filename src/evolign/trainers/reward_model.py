@@ -14,10 +14,10 @@ from trl import RewardConfig, RewardTrainer
 from evolign.config import RewardModelConfig
 from evolign.evaluation.evaluate import Evaluation
 from evolign.metrics import interval
-from evolign.policy.adapter import lora_config
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_model
 from evolign.policy.restoring import quiet
+from evolign.policy.targets import lora_config
 from evolign.policy.threads import cpu_threads
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Progress

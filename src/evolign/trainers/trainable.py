@@ -15,11 +15,12 @@ from torch.nn.utils import parametrize
 
 from evolign.config import GradientConfig
 from evolign.config.policy import values_that_move
-from evolign.policy.adapter import Adapter, adapter_settings, collect
+from evolign.policy.adapter import Adapter, adapter_settings, collect, read_adapter
 from evolign.policy.base_model import BaseModel
 from evolign.policy.export import write_adapter, write_model
 from evolign.policy.policy import Policy, fixed_policy, starting_adapter
 from evolign.policy.restoring import quiet
+from evolign.policy.targets import check_trainable
 from evolign.runs.progress import Progress
 from evolign.types import Example
 
@@ -51,6 +52,7 @@ class Trainable:
             self.model: Any = base.model.float().requires_grad_(True)
             return
         starting_adapter(config, config.adapter, base, rows, folder, progress)
+        check_trainable(base.model, read_adapter(base.model, folder).modules)
         with quiet():
             self.model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
 
