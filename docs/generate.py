@@ -1,5 +1,8 @@
-"""Write docs/configuration.md from the types in evolign.config, and the tables of docs/from_grpo.md from
-evolign.trl: `make docs`. A test keeps them up to date."""
+"""Write what is generated: `make docs`. A test keeps it up to date.
+
+From the types in evolign.config: docs/configuration.md and recipes/schema.json.
+From evolign.trl: the tables of docs/from_grpo.md.
+"""
 
 import dataclasses
 import types
@@ -12,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from evolign.config import CONFIGS, GradientConfig, Section
 from evolign.config.recipe import DEFAULT_METHOD
+from evolign.config.schema import schema, text
 from evolign.config.section import told as bound_told
 
 HEAD = """\
@@ -35,6 +39,7 @@ Every number has an upper bound. Beyond it lies what no machine holds or no run 
 section that adds to one above it lists only what it adds or changes.
 """
 Kind = type[BaseModel]
+SCHEMA = Path(__file__).parents[1] / "recipes" / "schema.json"
 Uses = dict[tuple[str, Kind], list[str]]
 """Sections by their path in a recipe, with the methods that have them, in the order of the tree."""
 UNIONS = ("task", "strategy", "fitness", "space", "engine", "engine.worker")
@@ -240,3 +245,4 @@ def turned(table: dict[str, str]) -> list[tuple[str, str]]:
 if __name__ == "__main__":
     Path(__file__).with_name("configuration.md").write_text(configuration())
     GRPO.write_text(from_grpo())
+    SCHEMA.write_text(text(schema()))

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from evolign.commands.list import registries
     from evolign.commands.quickstart import quickstart
     from evolign.commands.run import Result, resume, run
+    from evolign.commands.track import track
     from evolign.comparison import compare
     from evolign.comparison.report import Comparison
     from evolign.config import Config
     from evolign.config.recipe import load as load_config
+    from evolign.config.schema import schema
     from evolign.engines.base import Engine
     from evolign.engines.fake import FakeEngine
     from evolign.errors import (
@@ -86,6 +88,8 @@ _NAMES = {
     "registries": "evolign.commands.list:registries",
     "resume": "evolign.commands.run:resume",
     "run": "evolign.commands.run:run",
+    "schema": "evolign.config.schema:schema",
+    "track": "evolign.commands.track:track",
 }
 __version__ = version("evolign")
 __all__ = [
@@ -132,6 +136,8 @@ __all__ = [
     "registries",
     "resume",
     "run",
+    "schema",
+    "track",
 ]
 
 

@@ -245,3 +245,31 @@ def test_the_real_process_prints_no_traceback_either(evolign: Callable[..., Any]
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output) == (1, "")
     assert errors == f"evolign: '{reference / 'adapter'}' is not a run directory: it holds no config.json\n"
+
+
+def test_schema_prints_the_schema_of_recipes(cli: Cli) -> None:
+    written = Path(__file__).parents[2] / "recipes" / "schema.json"
+    assert cli("schema") == (0, written.read_text(), "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_the_commands(shell: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"COMP_WORDS": "evolign tr", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "evolign tr"}
+    settings = {"_EVOLIGN_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    for name, value in (words | settings).items():
+        monkeypatch.setenv(name, value)
+    assert "track" in cli()[1]
+
+
+def test_track_sends_a_finished_run_once(cli: Cli, reference: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = shutil.copytree(reference, tmp_path / "run")
+    status, output, errors = cli("track", run, "--to", "tensorboard")
+    assert (status, errors) == (0, "") and f"tensorboard --logdir {tmp_path}" in output
+    assert "holds all of the run" in cli("track", run, "--to", "tensorboard")[1]
+    found = events.EventAccumulator(str(run / "tensorboard")).Reload()
+    rows = lines(run / "metrics.jsonl")
+    assert [e.step for e in found.Scalars("fitness_mean")] == [row["generation"] for row in rows[1:]]
+    final = json.loads((run / "result.json").read_text())["final"]
+    [told] = found.Scalars("final/reward_greedy")
+    assert told.value == pytest.approx(final["reward_greedy"], rel=1e-6)  # scalars are float32

@@ -17,7 +17,10 @@ from evolign.config.recipe import load, parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = {"quickstart", "run", "resume", "evaluate", "export", "judge", "compare", "check", "list"}
+COMMANDS = {
+    "quickstart", "run", "resume", "evaluate", "export", "judge", "compare", "check", "list", "schema",
+    "track",
+}  # fmt: skip
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -102,7 +102,7 @@ def run(folder: Path, *command: str, given: str | None = None) -> str:
     return done.stdout
 
 
-KINDS = ["engine", "fitness", "reward", "space", "strategy", "task", "trainer"]
+KINDS = ["engine", "fitness", "reward", "space", "strategy", "task", "tracker", "trainer"]
 
 
 def test_every_kind_of_extension_has_a_page() -> None:

@@ -24,7 +24,7 @@ ORDER = [
     {"engines"},
     {"evaluation"},
     {"evolution", "trainers"},
-    {"comparison", "judging"},
+    {"comparison", "judging", "tracking"},
     {"commands"},
     {"cli", "trl"},
 ]

@@ -19,6 +19,7 @@ from evolign.policy.spaces import SPACES
 from evolign.rewards import REWARDS
 from evolign.strategies import STRATEGIES
 from evolign.tasks import TASKS
+from evolign.tracking import TRACKERS
 
 ERRORS = {
     "ConfigError", "EngineError", "EvolignError", "JudgeError", "RewardError", "RunError", "UnreachableError",
@@ -30,11 +31,14 @@ VALUES = {
 }  # fmt: skip
 CALLS = {
     "check", "compare", "evaluate", "evolve", "export", "judge", "load_config", "quickstart", "registries",
-    "resume", "run",
+    "resume", "run", "schema", "track",
 }  # fmt: skip
 PUBLIC = ERRORS | PROTOCOLS | VALUES | CALLS | {"FakeEngine", "Mean"}
 """The promise to users: a change of this set is a change of the interface and belongs in the changelog."""
-BY_NAME = {"methods": METHODS, "tasks": TASKS, "rewards": REWARDS, "spaces": SPACES, "engines": ENGINES}
+BY_NAME = {
+    "methods": METHODS, "tasks": TASKS, "rewards": REWARDS, "spaces": SPACES, "engines": ENGINES,
+    "trackers": TRACKERS,
+}  # fmt: skip
 
 
 def test_the_public_names_are_the_promised_ones() -> None:
@@ -102,7 +106,13 @@ def test_a_key_is_the_name_of_its_module_or_of_what_it_leads_to_there() -> None:
     for made_by_name in (STRATEGIES, FITNESS):
         modules = {made.__module__.rpartition(".")[2] for made in made_by_name.values()}
         assert made_by_name.keys() == modules
-    rooms = {"tasks": TASKS, "policy.spaces": SPACES, "engines": ENGINES, "rewards": REWARDS}
+    rooms = {
+        "tasks": TASKS,
+        "policy.spaces": SPACES,
+        "engines": ENGINES,
+        "rewards": REWARDS,
+        "tracking": TRACKERS,
+    }
     for package, entries in rooms.items():
         for name, target in entries.items():
             module, _, found = target.partition(":")

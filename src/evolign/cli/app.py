@@ -24,7 +24,6 @@ from evolign.errors import EvolignError, quoted, visible
 app = typer.Typer(
     help="Align language models with evolution strategies: only forward passes, an ordinary PEFT adapter.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -245,9 +244,33 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def track(
+    run_dir: Annotated[Path, typer.Argument(help="A run, finished or interrupted.")],
+    to: Annotated[
+        list[str] | None, typer.Option(help="trackio, wandb or tensorboard; default: the run's own.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Default: the run's own, else evolign.")] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the run's own, else its directory's.")] = None,
+) -> None:
+    """Send a run to trackers: what they lack of its figures, samples, result and report."""
+    from evolign.commands.track import track
+    from evolign.runs.progress import Spoken
+
+    track(run_dir, to or [], project=project, name=name, progress=Spoken(typer.echo))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from evolign.config.schema import schema, text
+
+    typer.echo(text(schema()), nl=False)
+
+
 @app.command("list")
 def list_() -> None:
-    """List methods, tasks, rewards, strategies, spaces and engines."""
+    """List methods, tasks, rewards, strategies, spaces, engines and trackers."""
     from evolign.commands.list import registries
 
     for kind, entries in registries().items():
@@ -274,7 +297,7 @@ def main() -> None:
         re.sub("(^|=)~/", rf"\1{home}/", word) for word in sys.argv[1:]
     ]  # shells do the first only
     try:
-        app()
+        app(prog_name="evolign")  # also where Python was started: shells ask by this name
     except EvolignError as error:
         sys.exit(f"evolign: {visible(error)}")
     except Exception as error:  # the last resort

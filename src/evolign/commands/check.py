@@ -13,6 +13,7 @@ from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
 from evolign.tasks.leaks import leaks
+from evolign.tracking import check_trackers
 
 if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
@@ -37,6 +38,8 @@ class Finding:
 def check(config: Config) -> list[Finding]:
     """Check settings, data, reward, model, memory and prompts of `config`, in this order. Raises nothing."""
     findings = [Finding("settings", "ok", f"method {config.method}, seed {config.seed}")]
+    if config.tracking.to:
+        _try("tracking", lambda: _tracking(config), findings)
     task = _try("data", lambda: _data(config), findings)
     if task is not None:
         findings += [Finding("data", "WARNING", sentence) for sentence in leaks(task)]
@@ -65,6 +68,11 @@ def _try(what: str, look: Callable[[], tuple[str, Any]], findings: list[Finding]
         findings.append(Finding(what, "ok", detail))
         return found
     return None
+
+
+def _tracking(config: Config) -> tuple[str, None]:
+    check_trackers(config.tracking.to)
+    return f"{', '.join(config.tracking.to)}: installed; project {config.tracking.project}", None
 
 
 def _data(config: Config) -> tuple[str, Task]:

@@ -13,6 +13,7 @@ from evolign.policy.spaces import SPACES
 from evolign.rewards import REWARDS
 from evolign.strategies import STRATEGIES
 from evolign.tasks import TASKS
+from evolign.tracking import TRACKERS
 
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 
@@ -27,6 +28,7 @@ def registries() -> dict[str, dict[str, str]]:
         "strategies": STRATEGIES,
         "spaces": SPACES,
         "engines": ENGINES,
+        "trackers": TRACKERS,
     }
     return {kind: {name: _about(made) for name, made in entries.items()} for kind, entries in kinds.items()}
 

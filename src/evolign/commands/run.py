@@ -1,18 +1,20 @@
 """`evolign run` and `evolign resume`, and the table of methods."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from evolign.commands.track import follow, hand_over
 from evolign.config import Config
 from evolign.config.recipe import as_tree, dump, load
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
 from evolign.runs.access import check_run, read_json
+from evolign.runs.alarms import Alarms
 from evolign.runs.code import remember, require, reward_hash
 from evolign.runs.directory import RunDir, check_new, read_config
 from evolign.runs.limits import raise_limits
@@ -23,6 +25,7 @@ from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
 from evolign.tasks.needs import check_needs
+from evolign.tracking import check_trackers
 
 if TYPE_CHECKING:
     from evolign.policy.base_model import BaseModel
@@ -163,6 +166,7 @@ def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[
     """Task and model, checked against each other before anything is written."""
     from evolign.policy.base_model import load_base_model
 
+    check_trackers(config.tracking.to)
     task = task or build_task(config.task)
     check_splits(task)
     check_rows(config, task)
@@ -183,10 +187,15 @@ def _execute(
     _check_provenance(config, run_dir, task, base)
     run_dir.check_warm_start()
     method = resolve_name(METHODS[config.method])
-    with nullcontext(progress) if progress is not None else Terminal(run_dir.path / "log.txt") as told:
+    with ExitStack() as stack:
+        terminal = nullcontext(progress) if progress is not None else Terminal(run_dir.path / "log.txt")
+        shown = Alarms(run_dir.path, stack.enter_context(terminal))
         if remark:
-            told.say(remark)
-        return Result(run_dir.path, method(config, run_dir, task, base, told))
+            shown.say(remark)
+        follower = stack.enter_context(follow(run_dir, config.tracking, shown))
+        summary = method(config, run_dir, task, base, follower)
+        hand_over(run_dir, follower)
+    return Result(run_dir.path, summary)
 
 
 def _check_provenance(config: Config, run_dir: RunDir, task: Task, base: "BaseModel") -> None:

@@ -28,6 +28,7 @@ class Run:
     label: str | None
     """The entry's name, where the user gave one."""
     config: dict[str, Any]
+    """config.json, without where the run is tracked."""
     result: dict[str, Any]
     provenance: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -139,6 +140,7 @@ def _read_run(path: Path, label: str | None) -> Run:
     config = _object(path / "config.json")
     if "format" in config:  # earlier runs and those of other programs have none
         check_format(config["format"], path / "config.json")
+    config.pop("tracking", None)  # where a run is shown changes nothing of it
     rows = _rows(path / "metrics.jsonl")
     if not (path / "result.json").is_file():
         raise RunError(

@@ -41,6 +41,7 @@ from evolign.config.tasks import (
     SummariesConfig,
     TaskConfig,
 )
+from evolign.config.tracking import TrackingConfig
 from evolign.config.training import (
     DpoConfig,
     DpoObjectiveConfig,
@@ -121,6 +122,7 @@ __all__ = [
     "StrategyConfig",
     "SummariesConfig",
     "TaskConfig",
+    "TrackingConfig",
     "TrainedAdapterConfig",
     "TrainingConfig",
     "TransformersConfig",

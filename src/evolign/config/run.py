@@ -8,6 +8,7 @@ from evolign.config.needs import Needs
 from evolign.config.policy import AdapterConfig, ModelConfig
 from evolign.config.section import Section, Seed
 from evolign.config.tasks import ArithmeticConfig, ScoringConfig, TaskConfig
+from evolign.config.tracking import TrackingConfig
 
 FORMAT: Literal[1] = 1
 """Version of run directories and checkpoints. A run of another version is not read."""
@@ -27,6 +28,7 @@ class Config(Section):
     sampling: LengthConfig = LengthConfig()
     engine: EngineConfig = TransformersConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
     format: Literal[1] = FORMAT
     """Version of run directories, written into config.json; a recipe may leave it out."""
 

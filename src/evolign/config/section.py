@@ -8,7 +8,14 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evolign.messages import LARGEST_REWARD
@@ -38,6 +45,9 @@ class AtMost(Number):
 
     le: float
     reason: str
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core), "maximum": self.le}
 
     def checked(self, value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
         """The number in `value`, which is not above the bound."""

@@ -4,7 +4,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,39 @@ class Silent:
 
     def phase(self, name: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Phase]:
         return nullcontext(Phase(name, total, unit))
+
+
+class Spoken(Silent):
+    """Hands on what is said, and shows nothing else."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def say(self, text: str) -> None:
+        self._say(visible(text))
+
+
+class Relay:
+    """Shows everything through another progress: what comes between a run and its user derives from it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def say(self, text: str) -> None:
+        """See `Progress.say`."""
+        self._progress.say(text)
+
+    def begin(self, total: int, max_minutes: float | None = None) -> None:
+        """See `Progress.begin`."""
+        self._progress.begin(total, max_minutes)
+
+    def record(self, row: Mapping[str, Any]) -> bool | None:
+        """See `Progress.record`."""
+        return self._progress.record(row)
+
+    def phase(self, name: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Phase]:
+        """See `Progress.phase`."""
+        return self._progress.phase(name, total, unit)
 
 
 class Terminal:

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ PACKAGES = (
     "evolign", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "cma", "numpy",
     "safetensors", "math-verify", "torchao", "bitsandbytes",
 )  # fmt: skip
+
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Of control groups, version 2 and 1."""
 
 
 def provenance() -> dict[str, Any]:
@@ -63,6 +67,19 @@ def peak_memory_bytes() -> int:
         return result
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_limit_bytes() -> int:
+    """What `peak_memory_bytes` can become at most: the GPU's memory, else the container's or machine's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        total: int = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        return total
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # there is none, or it is "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def _version(package: str) -> str | None:
