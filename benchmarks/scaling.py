@@ -159,7 +159,7 @@ def measure(repeats: int) -> dict[str, Any]:
         theta_ND = 0.3 * np.random.default_rng(0).standard_normal((48, policy.space.dim))
         names = ids(task.train[:128])
         for workers in (1, 2, 3):
-            ray_config = RayConfig(workers=workers)
+            ray_config = RayConfig(workers=workers, address="local")
             with build_engine(ray_config, policy, task.train) as engine:
                 deadline = time.monotonic() + 120
                 while len(engine.workers) < workers and time.monotonic() < deadline:  # type: ignore[attr-defined]

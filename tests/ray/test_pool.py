@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,15 @@ from evolign.policy.policy import Policy, load_policy
 from evolign.rewards.scoring import Scorer
 from evolign.types import Jump, Population, Rollouts, Sampling, Step
 
+UNREACHABLE = """
+from evolign.config import RayConfig
+from evolign.engines.ray.cluster import connected
+try:
+    with connected(RayConfig(address="127.0.0.1:9")):
+        pass
+except Exception as error:
+    print(error)
+"""
 NAMES = [example.id for example in EXAMPLES]
 SAMPLED = Sampling(max_new_tokens=6, temperature=1.0, samples_per_prompt=2, noise_seed=5)
 COUNT = 8
@@ -185,6 +196,14 @@ def test_without_room_for_a_worker_the_message_says_what_there_is(pool: Callable
         pool(cpus_per_worker=9, start_seconds=2.0),
     ):
         pass
+
+
+def test_an_address_that_nobody_listens_at_is_an_error_within_seconds() -> None:
+    command = [sys.executable, "-c", UNREACHABLE]
+    started = time.monotonic()
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert "engine.address = '127.0.0.1:9': no Ray cluster answers there" in answer and "ray start" in answer
+    assert time.monotonic() - started < 100, "of which most are for imports on a busy machine"
 
 
 def test_an_error_of_the_user_is_raised_here_and_the_workers_stay(

@@ -1,6 +1,7 @@
 """The Ray cluster: connecting to it, and saying what is wrong with it."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from evolign.errors import ConfigError, EngineError
 LOCAL_STORE_BYTES = 200 * 2**20
 LINES_OF_STDERR = 8
 ATTEMPTS = 3
+CONNECT_SECONDS = 5.0
+LATEST_CLUSTER = Path("/tmp/ray/ray_current_cluster")
+"""Where `ray start` writes the address of its cluster."""
 
 
 def import_ray() -> Any:
@@ -39,11 +43,13 @@ def connected(config: RayConfig) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
+    address = _address(config.address)
     try:
-        if config.address == "local" or (config.address == "auto" and not _joinable(ray, quiet)):
+        if address is None:
             _start_here(ray, **_local(config), **quiet)
-        elif config.address != "auto":
-            ray.init(address=config.address, **quiet)
+        else:
+            _check_answers(address)
+            ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises many kinds for one cause
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineError(
@@ -56,15 +62,28 @@ def connected(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _joinable(ray: Any, quiet: dict[str, Any]) -> bool:
-    """Connect to the cluster that RAY_ADDRESS or `ray start` on this machine names, if there is one."""
+def _address(wanted: str) -> str | None:
+    """The address of a running cluster; None: start one here.
+
+    `auto` is that of RAY_ADDRESS or of `ray start` on this machine. What Ray has written down of the latter
+    counts only if it still answers.
+    """
+    if wanted != "auto":
+        return None if wanted == "local" else wanted
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named
     try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
-        if os.environ.get("RAY_ADDRESS"):
-            raise
-        return False
-    return True
+        latest = LATEST_CLUSTER.read_text().strip()
+        _check_answers(latest)
+    except (OSError, ValueError):
+        return None
+    return latest
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError or ValueError at once for an address that nobody listens at: Ray itself waits minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _start_here(ray: Any, **settings: Any) -> None:
