@@ -1,11 +1,15 @@
 """A classifier as a reward: the score of prompt and completion, whatever tokenizer the policy has."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import CHAT_TEMPLATE, CONFIGS, save_tiny, tiny_tokenizer
 
 from evolign.config import ModelConfig
@@ -21,7 +25,6 @@ TEXTS = ["it is 3.", "", "hello, world, and good morning"]
 
 
 def save_classifier(folder: Path, architecture: str = "llama", labels: int = 1, **tokenizer: Any) -> Path:
-    import torch
     from transformers import AutoModelForSequenceClassification
 
     config = CONFIGS[architecture]()
@@ -53,7 +56,6 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def test_a_score_is_the_logit_at_the_end_of_the_tokens_that_a_reward_model_is_trained_on(
     classifier: Callable[..., Path], tiny: Callable[[str], Path], architecture: str
 ) -> None:
-    import torch
     from transformers import AutoModelForSequenceClassification
 
     folder = classifier(architecture)
@@ -115,7 +117,6 @@ def test_what_is_too_long_loses_its_beginning(classifier: Callable[..., Path]) -
 
 
 def test_what_roberta_can_hold_is_less_than_its_positions(tmp_path: Path) -> None:
-    import torch
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -180,6 +181,8 @@ def test_a_run_of_reward_model_is_named_by_its_directory(
         ("classifier:{empty}", "could not be loaded as a sequence classifier"),
         ("classifier:{model}", "is no sequence classifier: it has no weights for score.weight"),
         ("classifier:{several}", r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\).*\?label=LABEL_2'"),
+        ("classifier:{cut}", r"would not use: model\.layers\.1\..* and 6 more"),
+        ("classifier:{nan}", r"NaN or infinite: score\.weight"),
         ("classifier:{several}?label=good", "unknown label .* 'good'; known: LABEL_0"),
         ("classifier:{several}?lable=LABEL_0", "unknown option .* Did you mean 'label'"),
     ],
@@ -190,6 +193,14 @@ def test_what_is_no_classifier_is_said(
     folders = {"empty": tmp_path, "model": tmp_path / "lm", "several": classifier(labels=3)}
     if "{model}" in spec:
         save_tiny("llama", folders["model"])
+    if "{cut}" in spec or "{nan}" in spec:
+        folders["cut"] = folders["nan"] = shutil.copytree(classifier(), tmp_path / "damaged")
+        settings = json.loads((tmp_path / "damaged" / "config.json").read_text())
+        settings["num_hidden_layers"] -= "{cut}" in spec
+        (tmp_path / "damaged" / "config.json").write_text(json.dumps(settings))
+        tensors = load_file(tmp_path / "damaged" / "model.safetensors")
+        tensors["score.weight"][0, 0] = torch.nan if "{nan}" in spec else 0
+        save_file(tensors, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=sentence):
         load_classifier(spec.format(**folders))
 

@@ -1,6 +1,7 @@
 """What is exported is what was evaluated: merged weights, cards, the way to a base model that has moved."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import evolign
 from evolign.commands.check import Finding, check
 from evolign.config import Config, ModelConfig, TransformersConfig
-from evolign.config.recipe import dump
+from evolign.config.recipe import dump, parse
 from evolign.engines import build_engine
 from evolign.errors import ConfigError, RunError
 from evolign.policy.adapter import read_adapter
@@ -33,6 +34,12 @@ SUMMARY: dict[str, Any] = {
     "baseline": {"reward_greedy": 0.1, "reward_greedy_low": 0.0, "reward_greedy_high": 0.2},
     "final": {"reward_greedy": 0.3, "reward_greedy_low": 0.2, "reward_greedy_high": 0.4},
 }  # fmt: skip
+
+
+SMALL_TASK: dict[str, Any] = {
+    "task": {"num_train": 8, "num_validation": 8, "num_test": 8, "num_warmup": 4},
+    "sampling": {"max_new_tokens": 8},
+}
 
 
 def finished_run(root: Path, model: Path, targets: list[str]) -> Path:
@@ -56,6 +63,10 @@ def greedy(model: Path, adapter: Path | None = None) -> list[tuple[int, ...]]:
     with build_engine(TransformersConfig(), fixed_policy(base, adapter), ROWS) as engine:
         prompts = [[row.id for row in ROWS]]
         return list(engine.generate(Population.of_mean(), prompts, Sampling(8, 0.0)).token_ids_NPS.flat)
+
+
+def told_of_model(config: Config) -> Finding:
+    return next(finding for finding in check(config) if finding.what == "model")
 
 
 # Merging
@@ -95,6 +106,10 @@ def test_an_output_layer_is_not_trained_by_gradients_and_check_says_so(
     with pytest.raises(ConfigError, match=words):
         load_policy(config, load_base_model(config.model), ROWS, tmp_path / "start")
     assert not (tmp_path / "start").exists()
+    for method in ("evolution", "sft"):
+        tree: dict[str, Any] = SMALL_TASK | {"method": method, "model": {"name": str(tiny(architecture))}}
+        found = told_of_model(parse(tree | {"adapter": settings}))
+        assert found.status == "FAILED" and re.search(words, found.detail)
 
 
 # Where the base model lies
@@ -107,6 +122,10 @@ def test_a_base_model_that_has_moved_is_named_by_an_override_and_known_again(
     run = finished_run(tmp_path / "run", tmp_path / "before", ["q_proj", "v_proj"])
     said = greedy(tmp_path / "before", run / "adapter")
     (tmp_path / "before").rename(tmp_path / "after")
+    again = evolution({"model": {"name": str(tiny("llama"))}, "adapter": {"path": str(run / "adapter")}})
+    load_policy(again, load_base_model(again.model), [], tmp_path / "start")
+    settings = json.loads((tmp_path / "start" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(tiny("llama"))
     with pytest.raises(ConfigError, match="before' is not a folder"):
         evolign.export(run, tmp_path / "out", merge=True)
     moved = [f"model.name={tmp_path / 'after'}"]
@@ -156,10 +175,6 @@ def test_folders_are_absolute_in_what_is_written_and_a_tilde_is_home(
 # What check says of an adapter, and what its card says
 
 
-def told_of_model(config: Config) -> Finding:
-    return next(finding for finding in check(config) if finding.what == "model")
-
-
 def test_check_reads_an_adapter_and_names_the_layers_of_a_regex(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,11 +182,8 @@ def test_check_reads_an_adapter_and_names_the_layers_of_a_regex(
     settings = run / "adapter" / "adapter_config.json"
     told = json.loads(settings.read_text()) | {"target_modules": r".*\.self_attn\.(q|v)_proj"}
     settings.write_text(json.dumps(told))
-    config = evolution(
-        {"model": {"name": str(tiny("llama"))}, "adapter": {"path": str(run / "adapter")}},
-        ["task.num_train=8", "task.num_validation=8", "task.num_test=8", "task.num_warmup=4",
-         "evolution.prompts_per_generation=4", "sampling.max_new_tokens=8"],
-    )  # fmt: skip
+    policy = {"model": {"name": str(tiny("llama"))}, "adapter": {"path": str(run / "adapter")}}
+    config = evolution(SMALL_TASK | policy, ["evolution.prompts_per_generation=4"])
     assert "adapter on q_proj, v_proj; " in told_of_model(config).detail
     base = load_base_model(config.model)
     broken = read_adapter(base.model, run / "adapter")

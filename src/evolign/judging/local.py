@@ -20,6 +20,7 @@ class LocalModel:
 
     def __init__(self, model: str, parameters: Mapping[str, Any]) -> None:
         from evolign.config import ModelConfig, SamplingConfig
+        from evolign.engines.transformers.self_test import self_test
         from evolign.policy.base_model import load_base_model
         from evolign.policy.fingerprint import model_fingerprint
 
@@ -38,6 +39,7 @@ class LocalModel:
         self._new_tokens, self._temperature = sampling.max_new_tokens, sampling.temperature
         self.max_tokens: int | None = self._new_tokens
         self._base = load_base_model(ModelConfig(name=model))
+        self_test(self._base)
         self.identity: Mapping[str, Any] = {
             "model": Path(model).name,
             "fingerprint": model_fingerprint(self._base.model),

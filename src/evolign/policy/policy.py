@@ -119,7 +119,9 @@ def starting_adapter(
         return
     with writing(folder.parent), disk.replacing(folder) as partial:
         if adapter.path is not None:
-            read_adapter(base.model, adapter.path).write(partial)
+            given = read_adapter(base.model, adapter.path)
+            over_this = {**given.config, "base_model_name_or_path": base.name}  # not where it once lay
+            Adapter(given.modules, over_this).write(partial)
             return
         with cpu_threads(base.model, config.engine.threads):
             warm_start(base, adapter, rows, config.seed, partial, progress)

@@ -42,8 +42,8 @@ def check_finite(model: nn.Module, what: str) -> None:
     ]
     if broken:
         raise ConfigError(
-            f"{what} has weights that are NaN or infinite: {_some(broken)}; restore its files, or use "
-            "another `model.dtype` if they overflow in this one"
+            f"{what} has weights that are NaN or infinite: {_some(broken)}; restore its files, or give "
+            "another dtype if they overflow in this one"
         )
 
 

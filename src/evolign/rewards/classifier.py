@@ -9,6 +9,7 @@ template), the completion's tokens, and the end-of-sequence token. An encoder, o
 token, sees prompt and completion as one text. What is too long loses its beginning.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from evolign.errors import ConfigError, quoted, unknown_name
 from evolign.messages import Completion, Prompt
 from evolign.policy.encoder import PromptEncoder
 from evolign.policy.threads import SMALL_MODEL, cpu_threads
+from evolign.policy.weights import check_finite, check_keys
 from evolign.rewards import CLASSIFIER
 from evolign.tasks.cells import text
 from evolign.tasks.files import expanded
@@ -128,6 +130,7 @@ def _loaded(source: str, device: Any) -> tuple[Any, Any]:
             source,
             dtype=torch.float32 if device.type == "cpu" else "auto",
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -142,6 +145,9 @@ def _loaded(source: str, device: Any) -> tuple[Any, Any]:
             f"reward = 'classifier:{source}' is no sequence classifier: it has no weights for"
             f" {', '.join(missing[:3])}; train one by method reward_model, or give one with a trained head"
         )
+    layers = {name for name in report["unexpected_keys"] if re.search(r"\.\d+\.", name)}  # heads may be left
+    check_keys(report | {"unexpected_keys": layers}, f"reward = 'classifier:{source}'")
+    check_finite(model, f"reward = 'classifier:{source}'")
     return model.to(device).eval(), tokenizer
 
 
