@@ -16,7 +16,6 @@ from small_runs import (
     contents,
     full_disk,
     in_this_process,
-    small_recipe,
     small_resume,
     small_run,
     without_end,
@@ -37,19 +36,6 @@ Made = Callable[[str], Path]
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     in_this_process(monkeypatch.setattr)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """`made(method)` is a finished run. Read only."""
-    root = tmp_path_factory.mktemp("made")
-
-    def run_of(method: str) -> Path:
-        if not (root / method).is_dir():
-            small_run(small_recipe(root, method), root / method)
-        return root / method
-
-    return run_of
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:

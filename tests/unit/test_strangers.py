@@ -31,19 +31,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     in_this_process(monkeypatch.setattr)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """`made(method)` is a finished run. Read only."""
-    root = tmp_path_factory.mktemp("made")
-
-    def run_of(method: str) -> Path:
-        if not (root / method).is_dir():
-            small_run(small_recipe(root, method), root / method)
-        return root / method
-
-    return run_of
-
-
 PLACES = (
     ".lock", "log.txt", "metrics.jsonl", "config.json.partial", "result.json.partial", "checkpoints/mine",
     "checkpoints/00000004.npz.partial", "adapter/secret.txt", "adapter/adapter_model.safetensors",
