@@ -71,6 +71,11 @@ def visible(text: object) -> str:
     )
 
 
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """The first line of what `error` says; `otherwise` where it says nothing."""
+    return (str(error).strip().splitlines() or [otherwise])[0]
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     """The error for a name that no registry holds: it lists what exists and the nearest match."""
     known = sorted(known)

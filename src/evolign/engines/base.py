@@ -6,13 +6,16 @@ numbers, prompts go by the id of their example, and the engine keeps the policy 
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from evolign.errors import EngineError
+from evolign.errors import ConfigError, EngineError
 from evolign.rewards.scoring import Scorer, Scoring
 from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
+
+if TYPE_CHECKING:
+    from evolign.policy.encoder import EncodedPrompts
 
 
 class Engine(Protocol):
@@ -95,6 +98,24 @@ class Reports(Protocol):
 def scoring(engine: Engine, scorer: Scorer) -> Scoring:
     """What scores the completions of `engine`: its own workers where it has any, else `scorer`."""
     return engine.scorer(scorer) if isinstance(engine, ScoresItself) else scorer
+
+
+def check_call(
+    population: Population, version: int, prompts: Iterable[str], known: "EncodedPrompts", new_tokens: int
+) -> None:
+    """Raise what `Engine.generate` raises for a mean of `version` moves and the prompts that are known."""
+    names = list(dict.fromkeys(prompts))
+    check_version(population, version)
+    check_known(names, known)
+    known.check_room(names, new_tokens)
+
+
+def live_model(name: str, who: str) -> ConfigError:
+    """The error of the engine `name` for a model that is an object of this process."""
+    return ConfigError(
+        f"engine.name = {name!r} needs a model that {who} can load; give its name or folder in place "
+        "of an object, or use engine.name = transformers"
+    )
 
 
 def check_version(population: Population, version: int) -> None:

@@ -15,7 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from evolign import embedded
 from evolign.config import ModelConfig
 from evolign.config.section import absolute
-from evolign.errors import ConfigError, UnreachableError
+from evolign.errors import ConfigError, UnreachableError, first_line
 from evolign.policy.encoder import EncodedPrompts, PromptEncoder
 from evolign.policy.quantization import check_quantised, quantization_config
 from evolign.policy.weights import check_finite, check_keys
@@ -149,7 +149,7 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers raises many kinds for one cause
-        cause = f"{(str(error).strip().splitlines() or [''])[0]} ({type(error).__name__})"
+        cause = f"{first_line(error)} ({type(error).__name__})"
         if Path(source(name)).is_dir():
             raise ConfigError(
                 f"model.name = {name!r} could not be loaded: {cause}; the folder needs config.json, "

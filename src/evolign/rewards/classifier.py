@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from evolign.errors import ConfigError, quoted, unknown_name
+from evolign.errors import ConfigError, first_line, quoted, unknown_name
 from evolign.messages import Completion, Prompt
 from evolign.policy.encoder import PromptEncoder
 from evolign.policy.threads import SMALL_MODEL, cpu_threads
@@ -135,7 +135,7 @@ def _loaded(source: str, device: Any) -> tuple[Any, Any]:
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers raises many kinds for one cause
-        cause = f"{(str(error).strip().splitlines() or [''])[0]} ({type(error).__name__})"
+        cause = f"{first_line(error)} ({type(error).__name__})"
         raise ConfigError(
             f"reward = 'classifier:{source}' could not be loaded as a sequence classifier: {cause}; give a"
             " folder with config.json, *.safetensors and tokenizer files, or a hub name"

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from evolign import disk
+from evolign.config.paths import CLASSIFIER
 from evolign.errors import RunError
 from evolign.runs.record import fingerprint
 
-CLASSIFIER = "classifier:"
-"""What the name of a reward begins with that is a model: it runs no code of its own."""
 TYPED = {"task.reward": ("task.reward=", "task="), "model.trust_remote_code": ("model.trust_remote_code=",)}
 """Overrides with which a user names the code."""
 

@@ -37,6 +37,11 @@ class Mean:
         """theta_D, float64, not to be changed."""
         return self._point_D
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays of `state_dict`."""
+        return self._point_D.nbytes + self._first_D.nbytes + self._second_D.nbytes + np.array(0).nbytes
+
     def follow(self, move: Move, lift: Lift = identity) -> None:
         """Apply `move`. See `Step` for the arithmetic, whose order is part of the contract."""
         self._point_D = move.point_D.copy() if isinstance(move, Jump) else self._moved(move, lift)

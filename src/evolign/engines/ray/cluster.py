@@ -9,7 +9,7 @@ from typing import Any
 
 from evolign.config.engines import RayConfig
 from evolign.engines.ray.worker import Introduction, end_process
-from evolign.errors import ConfigError, EngineError
+from evolign.errors import ConfigError, EngineError, first_line
 
 LOCAL_STORE_BYTES = 200 * 2**20
 LINES_OF_STDERR = 8
@@ -51,7 +51,7 @@ def connected(config: RayConfig) -> Iterator[None]:
             _check_answers(address)
             ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises many kinds for one cause
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error, type(error).__name__)
         raise EngineError(
             f"engine.address = {config.address!r}: no Ray cluster answers there ({first:.200}); start one "
             "with `ray start --head`, or use engine.address = local"

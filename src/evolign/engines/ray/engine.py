@@ -15,17 +15,16 @@ from typing import Any, Self
 import numpy as np
 
 from evolign.config.engines import RayConfig, TransformersConfig
-from evolign.engines.base import check_known, check_version
+from evolign.engines.base import check_call, live_model
 from evolign.engines.ray.cluster import connected, import_ray
 from evolign.engines.ray.ledger import Ledger
 from evolign.engines.ray.pieces import Reading, Writing, cut_reading, cut_writing
 from evolign.engines.ray.pool import Pool
-from evolign.engines.ray.probe import ask
+from evolign.engines.ray.probe import Answer, ask
 from evolign.engines.ray.scorer import PoolScorer
 from evolign.engines.ray.worker import Building, Introduction, Written
 from evolign.engines.transformers.batches import MicroBatches, reading_lengths
 from evolign.engines.transformers.engine import TransformersEngine
-from evolign.errors import ConfigError
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
 from evolign.rewards.scoring import Scorer
@@ -45,10 +44,7 @@ class RayEngine:
     def __init__(self, policy: Policy, *, progress: Progress | None = None, **settings: Any) -> None:
         import_ray()
         if policy.base.loaded_from is None or policy.spec is None:
-            raise ConfigError(
-                "engine.name = 'ray' needs a model that workers can load; give its name or folder in place "
-                "of an object, or use engine.name = transformers"
-            )
+            raise live_model("ray", "workers")
         self._config = RayConfig(**settings)
         self.abilities = self._config.abilities
         self._policy, self._spec, self._progress = policy, policy.spec, progress or Silent()
@@ -72,7 +68,7 @@ class RayEngine:
     def move(self, move: Move) -> None:
         """See `Engine.move`."""
         self._mean.follow(move, self._policy.space.lift)
-        self._ledger.move(move, self._mean.state_dict())
+        self._ledger.move(move, self._mean)
 
     def place(self, mean: Mapping[str, np.ndarray]) -> None:
         """See `Engine.place`."""
@@ -84,7 +80,8 @@ class RayEngine:
     ) -> Rollouts:
         """See `Engine.generate`."""
         started = time.perf_counter()
-        self._check(population, (name for row in prompts_NP for name in row), sampling.max_new_tokens)
+        asked = (name for row in prompts_NP for name in row)
+        check_call(population, self._mean.version, asked, self._prompts, sampling.max_new_tokens)
         samples = sampling.samples_per_prompt
         pieces = list(cut_writing(prompts_NP, samples, self._config.piece_rows))
         with self._progress.phase("writing", len(pieces), "pieces") as phase:
@@ -112,7 +109,7 @@ class RayEngine:
     ) -> np.ndarray:
         """See `Engine.logprobs`."""
         most_new = max(map(len, token_ids))
-        self._check(population, prompts, most_new)
+        check_call(population, self._mean.version, prompts, self._prompts, most_new)
         prompt_tokens = [len(self._prompts[name]) for name in prompts]
         length_M = reading_lengths(prompt_tokens, candidates, prompts, token_ids)
         pieces = list(
@@ -155,12 +152,6 @@ class RayEngine:
         self._reported = now
         return {"workers": len(self._pool.ready), "busy": self._pool.busy, "pieces_retried": 0, **new}
 
-    def _check(self, population: Population, prompts: Iterable[str], max_new_tokens: int) -> None:
-        names = list(dict.fromkeys(prompts))
-        check_version(population, self._mean.version)
-        check_known(names, self._prompts)
-        self._prompts.check_room(names, max_new_tokens)
-
     def _read_together(self, population: Population, candidates: Sequence[int]) -> list[list[int]]:
         """Readings that may share a batch: all, or those of one candidate, as in `TransformersEngine`."""
         if isinstance(self._policy.space, SharesFactors):
@@ -192,7 +183,7 @@ class RayEngine:
         )
         return pickle.dumps(Building(spec, files, self._config.worker, self._config.cpus_per_worker))
 
-    def _expected(self) -> Any:
+    def _expected(self) -> Answer:
         """What this process itself answers to the probe."""
         with TransformersEngine(self._policy) as engine:
             return ask(self._policy, engine)

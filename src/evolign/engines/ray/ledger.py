@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evolign.strategies.mean import Mean
 from evolign.types import Example, Move
 
 
@@ -50,6 +51,7 @@ class Ledger:
         self._places = 0
         self._from_version = 0
         self._moves: list[bytes] = []
+        self._bytes_of_moves = 0
 
     def add_prompts(self, examples: Iterable[Example]) -> None:
         self._prompts.append(pickle.dumps(list(examples)))
@@ -64,14 +66,15 @@ class Ledger:
         self._places += 1
         self._begin_at(mean)
 
-    def move(self, move: Move, mean: Mapping[str, np.ndarray]) -> None:
-        """The mean has made a move, to `mean`."""
+    def move(self, move: Move, mean: Mean) -> None:
+        """The mean has made a move, to where `mean` is."""
         self._moves.append(pickle.dumps(move))
-        if sum(map(len, self._moves)) > 2 * sum(array.nbytes for array in mean.values()) + 4096:
-            self._begin_at(mean)
+        self._bytes_of_moves += len(self._moves[-1])
+        if self._bytes_of_moves > 2 * mean.nbytes + 4096:
+            self._begin_at(mean.state_dict())
 
     def _begin_at(self, mean: Mapping[str, np.ndarray]) -> None:
-        self._place, self._moves = pickle.dumps(dict(mean)), []
+        self._place, self._moves, self._bytes_of_moves = pickle.dumps(dict(mean)), [], 0
         self._from_version = int(mean["version"])
 
     @property

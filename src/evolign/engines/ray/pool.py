@@ -18,7 +18,7 @@ from evolign.engines.ray.cluster import diagnosis, end, import_ray, last_words, 
 from evolign.engines.ray.ledger import Known, Ledger
 from evolign.engines.ray.probe import Answer, differences
 from evolign.engines.ray.worker import Introduction, Worker
-from evolign.errors import EngineError, EvolignError
+from evolign.errors import EngineError, EvolignError, first_line
 
 TICK_SECONDS = 0.5
 """How often the pool looks for deadlines and for new nodes while it waits."""
@@ -74,6 +74,8 @@ class Pool:
         self._building = self._ray.put(building)
         self._members: list[Member] = []
         self._started = 0
+        self._hire_from = 0.0
+        """When to look next whether workers are missing: each look asks the cluster."""
         self._failed_starts = 0
         self._refused = 0
         self._alone_since = time.monotonic()
@@ -204,7 +206,7 @@ class Pool:
                 raise error.cause from None
             self._lose(member, f"{type(error.cause).__name__}: {error.cause}", again)
         except self._ray.exceptions.RayError as error:
-            self._lose(member, _first_line(error) + last_words(member.who), again)
+            self._lose(member, first_line(error, type(error).__name__) + last_words(member.who), again)
         else:
             member.reference = None
             member.answers(member, answer)
@@ -213,6 +215,9 @@ class Pool:
 
     def _hire(self) -> None:
         """Start workers until there are as many as wanted; Ray places them as soon as it has room."""
+        if (now := time.monotonic()) < self._hire_from:
+            return
+        self._hire_from = now + TICK_SECONDS
         for _ in range(self._wanted() - len(self._members)):
             self._started += 1
             seconds = self._config.start_seconds
@@ -323,8 +328,3 @@ class Pool:
         """End all workers."""
         for member in list(self._members):
             self._dismiss(member)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import torch
 
-from evolign.engines.base import check_known, check_version
+from evolign.engines.base import check_call
+from evolign.engines.rows import as_rollouts, noise_keys
 from evolign.engines.transformers.attention import DecodingAttention
 from evolign.engines.transformers.batches import MicroBatches, reading_lengths
 from evolign.engines.transformers.decoding import decode
@@ -27,7 +28,6 @@ from evolign.policy.spaces.base import SharesFactors
 from evolign.policy.spaces.fixed import Fixed
 from evolign.policy.threads import cpu_threads
 from evolign.runs.progress import Progress, Silent
-from evolign.seeding import key
 from evolign.strategies.mean import Mean
 from evolign.types import Abilities, Example, Move, Population, Rollouts, Sampling
 
@@ -69,14 +69,15 @@ class TransformersEngine:
         check_cached(model)
         self._base, self._space, self._threads = policy.base, policy.space, threads
         self._progress = progress or Silent()
-        self._mean = Mean(policy.space.dim)
+        self.mean = Mean(policy.space.dim)
+        """Where the mean is: the moves that were followed."""
         self._entered = ExitStack()
         self._batches = MicroBatches(model, micro_batch_size, memory_gb, self._progress.say)
         self._attention = DecodingAttention(model)
         self._linear = OneDnnLinear(model)
         start = Population.of_mean()
         first = policy.space if isinstance(policy.space, SharesFactors) else Fixed(policy.adapter)
-        self._lora = ScaledLora(model, first.shared_factors(start, self._mean.point))
+        self._lora = ScaledLora(model, first.shared_factors(start, self.mean.point))
 
     def add_prompts(self, examples: Iterable[Example]) -> None:
         """See `Engine.add_prompts`."""
@@ -84,18 +85,20 @@ class TransformersEngine:
 
     def move(self, move: Move) -> None:
         """See `Engine.move`."""
-        self._mean.follow(move, self._space.lift)
+        self.mean.follow(move, self._space.lift)
 
     def place(self, mean: Mapping[str, np.ndarray]) -> None:
         """See `Engine.place`."""
-        self._mean.load_state_dict(mean)
+        self.mean.load_state_dict(mean)
 
     def generate(
         self, population: Population, prompts_NP: Sequence[Sequence[str]], sampling: Sampling
     ) -> Rollouts:
         """See `Engine.generate`."""
         started = time.perf_counter()
-        self._check(population, (name for row in prompts_NP for name in row), sampling.max_new_tokens)
+        version, known = self.mean.version, self._base.prompts
+        asked = (name for row in prompts_NP for name in row)
+        check_call(population, version, asked, known, sampling.max_new_tokens)
         rows = list(self._rows(prompts_NP, sampling))
 
         def generate(batch: list[int], candidates: list[int]) -> list[tuple[int, ...]]:
@@ -120,7 +123,7 @@ class TransformersEngine:
                 lambda numbers: self._batches.of_writing(numbers, length_M, sampling.max_new_tokens),
             )
         shape = (len(population), len(prompts_NP[0]), sampling.samples_per_prompt)
-        return self._rollouts(tokens, shape, time.perf_counter() - started)
+        return as_rollouts(self._base, tokens, shape, time.perf_counter() - started)
 
     def logprobs(
         self,
@@ -132,8 +135,8 @@ class TransformersEngine:
     ) -> np.ndarray:
         """See `Engine.logprobs`."""
         most_new = max(map(len, token_ids))
-        self._check(population, prompts, most_new)
         encoded = self._base.prompts
+        check_call(population, self.mean.version, prompts, encoded, most_new)
         prompt_M = list(zip(candidates, prompts, strict=True))
         prompt_tokens = [len(encoded[name]) for name in prompts]
         length_M = reading_lengths(prompt_tokens, candidates, prompts, token_ids)
@@ -162,22 +165,12 @@ class TransformersEngine:
             )
         return np.array([np.pad(row_T, (0, most_new - len(row_T))) for row_T in logprob_MT])
 
-    def _check(self, population: Population, prompts: Iterable[str], max_new_tokens: int) -> None:
-        names = list(dict.fromkeys(prompts))
-        check_version(population, self._mean.version)
-        check_known(names, self._base.prompts)
-        self._base.prompts.check_room(names, max_new_tokens)
-
     def _rows(self, prompts_NP: Sequence[Sequence[str]], sampling: Sampling) -> Iterator[_Row]:
         """One row per candidate, prompt and sample, in this order."""
-        samples = range(sampling.samples_per_prompt)
-        noise_keys = {
-            name: [key(sampling.noise_seed, "token", name, s) for s in samples]
-            for name in dict.fromkeys(name for row in prompts_NP for name in row)
-        }
+        keys = noise_keys((name for row in prompts_NP for name in row), sampling)
         for candidate, names in enumerate(prompts_NP):
             for name in names:
-                for noise_key in noise_keys[name]:
+                for noise_key in keys[name]:
                     yield _Row(candidate, self._base.prompts[name], noise_key)
 
     def _run(
@@ -201,7 +194,7 @@ class TransformersEngine:
         self, population: Population, candidate_M: Sequence[int]
     ) -> Iterator[tuple[list[int], dict[int, int]]]:
         """Groups of rows that run together, each with the number of every candidate's adapter."""
-        space, mean_D = self._space, self._mean.point
+        space, mean_D = self._space, self.mean.point
         if isinstance(space, SharesFactors):
             if space.subspace_dim is not None:
                 self._lora.set_factors(space.shared_factors(population, mean_D))
@@ -242,18 +235,6 @@ class TransformersEngine:
                 results |= zip(batch, done, strict=True)
         return results
 
-    def _rollouts(
-        self, tokens: list[tuple[int, ...]], shape: tuple[int, int, int], seconds: float
-    ) -> Rollouts:
-        ended = set(self._base.eos_token_ids)
-        text = {ids: self._base.encoder.decode(ids) for ids in set(tokens)}
-        return Rollouts(
-            text_NPS=_objects([text[ids] for ids in tokens], shape),
-            token_ids_NPS=_objects(tokens, shape),
-            truncated_NPS=np.array([ids[-1] not in ended for ids in tokens]).reshape(shape),
-            seconds=seconds,
-        )
-
     def __enter__(self) -> Self:
         self._entered.enter_context(cpu_threads(self._base.model, self._threads))
         return self
@@ -263,11 +244,3 @@ class TransformersEngine:
         self._lora.remove()
         self._linear.remove()
         self._attention.remove()
-
-
-def _objects(values: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
-    """An object array of `shape`; numpy would otherwise make tuples a further axis."""
-    array = np.empty(len(values), dtype=object)
-    for i, value in enumerate(values):
-        array[i] = value
-    return array.reshape(shape)

@@ -22,7 +22,7 @@ from evolign.engines.transformers.engine import TransformersEngine
 from evolign.engines.transformers.forward import check_cached, logits
 from evolign.engines.transformers.kv_cache import in_place_cache
 from evolign.engines.transformers.noise import gumbel
-from evolign.errors import ConfigError, EvolignError
+from evolign.errors import ConfigError, EvolignError, first_line
 from evolign.policy.adapter import Adapter, Lora, read_adapter
 from evolign.policy.base_model import BaseModel
 from evolign.policy.policy import Policy
@@ -81,7 +81,7 @@ def self_test(base: BaseModel, adapter: AdapterConfig | None = None) -> bool:
     except EvolignError:
         raise
     except Exception as error:  # an architecture that nobody has tried may raise anything
-        cause = f"{(str(error).strip().splitlines() or [''])[0]} ({type(error).__name__})"
+        cause = f"{first_line(error)} ({type(error).__name__})"
         raise _failure(base, f"it raises {cause:.300}") from error
     return True
 

