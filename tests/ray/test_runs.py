@@ -114,7 +114,7 @@ def test_a_driver_that_is_killed_leaves_nothing_behind_and_its_run_resumes(
 
 
 NODES = """
-import json, sys, threading, time
+import json, sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
 from evolign.commands.run import run
@@ -124,20 +124,18 @@ from evolign.runs.progress import Silent
 
 recipe, settings, out, what = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-first = cluster.add_node(num_cpus=2)
+nodes = [cluster.add_node(num_cpus=2)]
 cluster.wait_for_nodes()
-metrics = out / "metrics.jsonl"
-rows = lambda: len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
-def disturb():
-    while rows() < 1:
-        time.sleep(0.05)
-    cluster.remove_node(first, allow_graceful=False)
-    if what == "replaced":
-        cluster.add_node(num_cpus=2)
+class Disturbing(Silent):
+    def record(self, *row):  # in the main thread: Ray starts nodes nowhere else
+        if nodes:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            if what == "replaced":
+                cluster.add_node(num_cpus=2)
+        return super().record(*row)
 
-threading.Thread(target=disturb, daemon=True).start()
-progress = Silent()
+progress = Disturbing()
 try:
     run(load(recipe, [*settings, f"engine.address={cluster.address}"]), out, progress=progress)
 except EngineError as error:

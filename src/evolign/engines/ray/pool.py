@@ -237,7 +237,7 @@ class Pool:
     def _actor_class(self) -> Any:
         threads = str(self._config.cpus_per_worker)
         environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
-        environment |= {"OMP_NUM_THREADS": threads}
+        environment |= {"OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"}  # bars are no last words
         return self._ray.remote(Worker).options(
             num_cpus=self._config.cpus_per_worker,
             num_gpus=self._config.gpus_per_worker,
