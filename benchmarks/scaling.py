@@ -4,13 +4,14 @@
     python benchmarks/scaling.py --simulate runs/scaling.json --figure docs/scaling.png
 
 Measured: one generation of reward fitness on the embedded model, by the engine `ray` with one-thread workers
-of one machine. Every piece is timed where it is worked on. The time that the driver needs for a piece, and
-for a generation beside its pieces, is what is left.
+of one machine, beside two processes that know nothing of each other and do the same work: what they lose is
+the machine's. Every piece is timed where it is worked on. The driver's time for a piece is processor time.
 
 Simulated, event by event: pieces go in their order to whoever is free first; the driver hands them out one
 after another; a worker that fails loses its piece and is back after `RESTART_SECONDS`. The seconds of a piece
 are drawn from the measured ones and scaled to `PIECE_SECONDS`, those of a piece of a 7B model on a GPU. One
-piece in a hundred takes `STRAGGLER` times as long. Efficiency is the work done over workers x time.
+piece in a hundred takes `STRAGGLER` times as long, because of its worker. Efficiency is the work done over
+workers x time.
 
 GRPO beside it, on the same completions, is the synchronous kind: every worker writes its share at once, all
 wait for the last, train on their share, add up gradients and load the new weights (`SYNC_BYTES`).
@@ -19,16 +20,22 @@ wait for the last, train on their share, add up gradients and load the new weigh
 import argparse
 import heapq
 import json
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 WORKERS = [1, 4, 16, 32, 64, 128, 256, 512, 1024]
 POPULATION, PROMPTS = 4096, 100
+CANDIDATES = 48
+"""Of the measured generation."""
 PIECE_SECONDS = 12.0
 """Of 128 completions; smaller pieces take as much less, but no less than LEAST_SHARE of it."""
 LEAST_SHARE = 0.1
@@ -36,6 +43,8 @@ LEAST_SHARE = 0.1
 STRAGGLERS, STRAGGLER = 0.01, 5.0
 FAILURES_PER_HOUR, RESTART_SECONDS = 0.1, 120.0
 LATENCY_SECONDS = 0.002
+LATE = 1.5
+"""As in engines/ray/pool.py."""
 TRAIN_OVER_WRITE = 1.0
 """Seconds of GRPO's forward and backward passes over those of writing the same tokens."""
 SYNC_BYTES, BANDWIDTH = 14e9, 25e9
@@ -57,27 +66,53 @@ class Cluster:
 
 
 def generation(cluster: Cluster, pieces: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Seconds of one generation of so many pieces, and how much of its workers' time was work."""
+    """Seconds of one generation of so many pieces, and how much of its workers' time was work.
+
+    Once no piece is left to hand out, a free worker is asked for a copy of the oldest one that is late; the
+    first answer counts.
+    """
     work = rng.choice(cluster.times, pieces)
+    late = LATE * float(np.median(cluster.times))
     free = [(cluster.serial_seconds, worker) for worker in range(cluster.workers)]
-    todo, driver, end = list(work[::-1]), cluster.serial_seconds, 0.0
-    lost: list[tuple[float, float]] = []
-    while todo or lost:
+    todo, driver = list(range(pieces))[::-1], cluster.serial_seconds
+    begun, finish = np.zeros(pieces), np.zeros(pieces)
+    copied: set[int] = set()
+    lost: list[tuple[float, int]] = []
+    while free:
         moment, worker = heapq.heappop(free)
         while lost and (lost[0][0] <= moment or not todo):
-            known, seconds = heapq.heappop(lost)
-            todo.append(seconds)
+            known, piece = heapq.heappop(lost)
+            todo.append(piece)
             moment = max(moment, known)
+        seconds = None
+        if not todo:
+            running = [p for p in np.flatnonzero(finish > moment).tolist() if p not in copied]
+            oldest = min(running, key=lambda p: begun[p], default=None)
+            if oldest is None:
+                continue
+            if begun[oldest] + late > moment:
+                if begun[oldest] + late < finish[oldest]:
+                    heapq.heappush(free, (begun[oldest] + late, worker))
+                continue
+            copied.add(oldest)
+            todo.append(oldest)
+            seconds = float(
+                rng.choice(cluster.times)
+            )  # a piece is late because of its worker, not of its text
         driver = max(driver, moment) + cluster.driver_seconds
-        seconds = todo.pop()
+        piece = todo.pop()
+        seconds = work[piece] if seconds is None else seconds
         begin = driver + LATENCY_SECONDS
         fails = rng.exponential(3600 / cluster.failures_per_hour) if cluster.failures_per_hour else np.inf
         if fails < seconds:
-            heapq.heappush(lost, (begin + fails, seconds))
+            if piece not in copied:
+                heapq.heappush(lost, (begin + fails, piece))
             heapq.heappush(free, (begin + fails + cluster.restart_seconds, worker))
             continue
-        end = max(end, begin + seconds)
+        begun[piece] = begin
+        finish[piece] = min(finish[piece], begin + seconds) if piece in copied else begin + seconds
         heapq.heappush(free, (begin + seconds, worker))
+    end = float(finish.max())
     return end, float(work.sum() / (cluster.workers * end))
 
 
@@ -137,11 +172,10 @@ def simulate(measured: dict[str, Any]) -> dict[str, Any]:
     return {"workers": WORKERS, "efficiency": curves, "efficiency_by_population": small, "grpo": beside}
 
 
-def measure(repeats: int) -> dict[str, Any]:
-    """Seconds of a generation with 1, 2 and 3 workers, of its pieces, and of everything beside them."""
-    from evolign.config import RayConfig
+@contextmanager
+def prepared() -> Iterator[tuple[Any, list[Any], Callable[[Any, int], float]]]:
+    """A policy, its examples, and the seconds that an engine takes for the generation with a noise seed."""
     from evolign.config.recipe import load
-    from evolign.engines import build_engine
     from evolign.policy.base_model import load_base_model
     from evolign.policy.policy import load_policy
     from evolign.tasks import build_task
@@ -150,44 +184,85 @@ def measure(repeats: int) -> dict[str, Any]:
 
     config: Any = load("recipes/embedded/essa.yaml", ["adapter.warm_start=null"])
     task = build_task(config.task)
-    base = load_base_model(config.model)
-    seconds: dict[int, list[float]] = {}
+    names = ids(task.train[:128])
+    with tempfile.TemporaryDirectory() as folder:
+        policy = load_policy(config, load_base_model(config.model), [], Path(folder) / "start")
+        population = Population(
+            0.3 * np.random.default_rng(0).standard_normal((CANDIDATES, policy.space.dim))
+        )
+
+        def generate(engine: Any, seed: int) -> float:
+            sampling = Sampling(28, noise_seed=seed, temperature=1.0)
+            started = time.perf_counter()
+            engine.generate(population, [names] * CANDIDATES, sampling)
+            return time.perf_counter() - started
+
+        yield policy, task.train, generate
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Seconds of a generation with 1, 2 and 3 workers, of its pieces, and of everything beside them."""
+    from evolign.config import RayConfig
+    from evolign.engines import build_engine
+
+    seconds: dict[int, float] = {}
     piece_seconds: dict[int, list[float]] = {}
     bytes_per_step = 0.0
-    with __import__("tempfile").TemporaryDirectory() as folder:
-        policy = load_policy(config, base, [], Path(folder) / "start")
-        theta_ND = 0.3 * np.random.default_rng(0).standard_normal((48, policy.space.dim))
-        names = ids(task.train[:128])
+    with prepared() as (policy, examples, generate):
         for workers in (1, 2, 3):
-            ray_config = RayConfig(workers=workers, address="local")
-            with build_engine(ray_config, policy, task.train) as engine:
+            with build_engine(RayConfig(workers=workers, address="local"), policy, examples) as engine:
+                pool: Any = engine
                 deadline = time.monotonic() + 120
-                while len(engine.workers) < workers and time.monotonic() < deadline:  # type: ignore[attr-defined]
-                    engine.generate(Population(theta_ND[:4]), [names] * 4, Sampling(8))
-                seconds[workers], piece_seconds[workers] = [], []
-                engine.report()  # type: ignore[attr-defined]
+                while len(pool.workers) < workers and time.monotonic() < deadline:
+                    generate(pool, 0)
+                pool.report()
+                piece_seconds[workers], found = [], []
                 for repeat in range(repeats):
-                    started = time.perf_counter()
-                    engine.generate(
-                        Population(theta_ND), [names] * 48, Sampling(28, noise_seed=repeat, temperature=1.0)
-                    )
-                    seconds[workers].append(time.perf_counter() - started)
-                    piece_seconds[workers] += engine.piece_seconds  # type: ignore[attr-defined]
-                bytes_per_step = engine.report()["bytes_numbers"] / repeats / workers  # type: ignore[attr-defined]
-    pieces = len(piece_seconds[1]) / repeats
-    median = {workers: float(np.median(found)) for workers, found in seconds.items()}
-    beside = max(0.0, median[1] - float(np.sum(piece_seconds[1])) / repeats)
+                    found.append(generate(pool, repeat))
+                    piece_seconds[workers] += pool.piece_seconds
+                seconds[workers] = float(np.median(found))
+                bytes_per_step = pool.report()["bytes_numbers"] / repeats / workers
+        small = RayConfig(workers=2, address="local", piece_rows=16)
+        with build_engine(small, policy, examples) as engine:
+            generate(engine, 0)
+            processor = time.process_time()
+            generate(engine, 1)
+            driver = (time.process_time() - processor) / len(cast(Any, engine).piece_seconds)
+        coordinates = CANDIDATES * policy.space.dim
     return {
-        "seconds": median,
+        "seconds": seconds,
         "piece_seconds": piece_seconds[1],
         "piece_seconds_by_workers": {w: float(np.mean(found)) for w, found in piece_seconds.items()},
-        "pieces": pieces,
-        "driver_seconds_per_piece": beside / pieces,
+        "pieces": len(piece_seconds[1]) / repeats,
+        "driver_seconds_per_piece": driver,
         "serial_seconds": 0.05,
         "bytes_per_step": bytes_per_step,
-        "bound_bytes": 16 * theta_ND.size + 4096,
-        "two_workers_speedup": median[1] / median[2],
+        "bound_bytes": 16 * coordinates + 4096,
+        "two_workers_speedup": seconds[1] / seconds[2],
+        "two_processes_speedup": processes_speedup(repeats),
     }
+
+
+def processes_speedup(repeats: int) -> float:
+    """What two processes that share nothing gain over one: no pool can gain more on this machine."""
+    seconds = {}
+    for count in (1, 2):
+        command = [sys.executable, __file__, "--process", "--repeats", str(repeats)]
+        children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        seconds[count] = float(np.mean([float(child.communicate()[0].split()[-1]) for child in children]))
+    return 2 * seconds[1] / seconds[2]
+
+
+def one_process(repeats: int) -> float:
+    """Median seconds of the same generation by the engine in this process, with one thread."""
+    from evolign.config import TransformersConfig
+    from evolign.engines import build_engine
+
+    with (
+        prepared() as (policy, examples, generate),
+        build_engine(TransformersConfig(threads=1), policy, examples) as engine,
+    ):
+        return float(np.median([generate(engine, repeat) for repeat in range(repeats + 1)][1:]))
 
 
 def predicted(measured: dict[str, Any]) -> dict[str, float]:
@@ -250,7 +325,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write measurements here, for --simulate")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.process:
+        print(one_process(options.repeats))
+        return
     if options.simulate:
         measured = json.loads(options.simulate.read_text())
         for name in ("seconds", "piece_seconds_by_workers"):
@@ -264,6 +343,7 @@ def main() -> None:
         draw(result, options.figure)
     summary = {
         "two_workers_speedup": measured["two_workers_speedup"],
+        "two_processes_speedup": measured["two_processes_speedup"],
         "bytes_per_step": measured["bytes_per_step"],
         "bound_bytes": measured["bound_bytes"],
         "efficiency_at_1024": result["efficiency"]["pieces of 16"][-1],

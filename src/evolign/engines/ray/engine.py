@@ -150,7 +150,8 @@ class RayEngine:
         now = dict(self._pool.figures)
         new = {name: value - self._reported.get(name, 0) for name, value in now.items()}
         self._reported = now
-        return {"workers": len(self._pool.ready), "busy": self._pool.busy, "pieces_retried": 0, **new}
+        none = {"pieces_retried": 0, "pieces_copied": 0}
+        return {"workers": len(self._pool.ready), "busy": self._pool.busy, **none, **new}
 
     def _read_together(self, population: Population, candidates: Sequence[int]) -> list[list[int]]:
         """Readings that may share a batch: all, or those of one candidate, as in `TransformersEngine`."""

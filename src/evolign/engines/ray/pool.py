@@ -7,6 +7,7 @@ worker gets which piece, by when it has to answer, and what becomes of both if i
 import math
 import os
 import pickle
+import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after the other while none is ready."""
 MOST_LOSSES = 5
 """Workers that may be lost with the same piece."""
+LATE = 1.5
+"""A piece that takes so many times the median is asked of another worker that has nothing else to do."""
 FIRST_PIECE_SECONDS, LEAST_PIECE_SECONDS, PIECE_FACTOR = 1800.0, 60.0, 10.0
 CARRIED = ("HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM")
 """Environment of this process that workers get too, where it is set."""
@@ -87,7 +90,7 @@ class Pool:
         self.allowance = 0.0
         """Seconds that a piece may take beside its own, for rewards that hang."""
         self.figures: Counter[str] = Counter()
-        """Sums since the start: bytes of numbers, bytes of pieces, pieces, pieces asked again."""
+        """Sums since the start: bytes of numbers, bytes of pieces, pieces, pieces retried, pieces copied."""
 
     # ---------------------------------------------------------------- asking
 
@@ -95,6 +98,8 @@ class Pool:
         self, shared: Any, pieces: Sequence[Any], advance: Callable[[], None] = lambda: None
     ) -> list[Any]:
         """The answers to `pieces`, in their order; `advance` hears of each of them.
+
+        Of a late piece that two workers have been asked, the first answer counts: both are the same.
 
         Raises EngineError where no worker is left to ask.
         """
@@ -111,13 +116,14 @@ class Pool:
             piece, (seconds, answer) = member.piece, pickle.loads(packed)
             member.piece, member.busy = None, member.busy + seconds
             self._slowest = max(self._slowest, seconds)
-            if piece is not None:
+            if piece is not None and piece not in answers:
                 self.piece_seconds.append(seconds)
-                if piece not in answers:
-                    answers[piece] = answer
-                    advance()
+                answers[piece] = answer
+                advance()
 
         def again(piece: int, reason: str) -> None:
+            if piece in answers or any(member.piece == piece for member in self._members):
+                return
             losses[piece] += 1
             self.figures["pieces_retried"] += 1
             if losses[piece] >= MOST_LOSSES:
@@ -131,17 +137,29 @@ class Pool:
             while len(answers) < len(pieces):
                 self._hire()
                 for member in self._members:
-                    if member.idle and todo:
-                        self._send(member, todo.popleft(), call, pieces, place)
-                        if id(member) not in told:
-                            told.add(id(member))
-                            self.figures["bytes_numbers"] += len(packed)
+                    if not member.idle or (piece := todo.popleft() if todo else self._late()) is None:
+                        continue
+                    self._send(member, piece, call, pieces, place)
+                    if id(member) not in told:
+                        told.add(id(member))
+                        self.figures["bytes_numbers"] += len(packed)
                 self._listen(again)
-        except BaseException:
+        finally:
             for member in self._members:
                 member.piece = None  # a late answer is to nothing that is still asked
-            raise
         return [answers[i] for i in range(len(pieces))]
+
+    def _late(self) -> int | None:
+        """The piece that one worker has been at for longest, if that is suspiciously long; it is copied."""
+        asked = Counter(member.piece for member in self._members)
+        alone = [m for m in self._members if m.piece is not None and asked[m.piece] == 1]
+        if not alone or not self.piece_seconds:
+            return None
+        oldest = min(alone, key=lambda member: member.asked)
+        if time.monotonic() - oldest.asked < LATE * statistics.median(self.piece_seconds):
+            return None
+        self.figures["pieces_copied"] += 1
+        return oldest.piece
 
     def _send(
         self,
