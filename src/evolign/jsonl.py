@@ -1,11 +1,11 @@
-"""JSON lines: a text with one JSON value on each line. `json` has `loads` and `dumps` for a single value."""
+"""JSON lines: a text with one JSON value on each line. `untrusted.json_value` reads a single one."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolign import reading
+from evolign import untrusted
 
 
 class LineError(ValueError):
@@ -20,8 +20,8 @@ def loads(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield number, reading.json_value(line, number)
-            except reading.Unreadable as error:
+                yield number, untrusted.json_value(line, number)
+            except untrusted.Unreadable as error:
                 raise LineError(str(error)) from error
 
 
@@ -30,8 +30,8 @@ def read(path: Path) -> Iterator[tuple[int, Any]]:
     # Only "\n" ends a line: other characters that Python takes for line breaks may stand in a text.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         try:
-            yield from loads(reading.lines(file))
-        except reading.Unreadable as error:
+            yield from loads(untrusted.lines(file))
+        except untrusted.Unreadable as error:
             raise LineError(str(error)) from error
 
 

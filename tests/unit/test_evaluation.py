@@ -70,7 +70,9 @@ def test_equal_rewards_are_told() -> None:
     def found(*scores: float | None) -> Evaluation:
         return Evaluation({}, [{"score": score} for score in scores])
 
-    assert "all 3 rewards so far are equal (0)" in found(0.0, None, 0.0, 0.0).warning
+    warning = found(0.0, None, 0.0, 0.0).warning
+    assert "all 3 rewards so far are equal (0)" in warning and "the file that --out writes" in warning
+    assert "samples.jsonl" not in warning, "an evaluation has none"
     assert found(0.0, 1.0).warning == found(1.0).warning == found(None).warning == found().warning == ""
 
 

@@ -160,7 +160,8 @@ def test_folders_are_absolute_in_what_is_written_and_a_tilde_is_home(
     shutil.copytree(tiny("llama"), tmp_path / "models" / "mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("models/mine", "~/models/mine", "./models/../models/mine"):
+    monkeypatch.setenv("MODELS", str(tmp_path / "models"))
+    for name in ("models/mine", "~/models/mine", "./models/../models/mine", "$MODELS/mine"):
         assert ModelConfig(name=name).name == str(tmp_path / "models" / "mine")
     for name in ("embedded:arithmetic", "owner/name", "./none"):
         assert ModelConfig(name=name).name == name

@@ -14,6 +14,7 @@ import pytest
 from judge_server import Failure, judge_server, rows
 
 import evolign
+from evolign.errors import JudgeError
 from evolign.judging.base import Reply
 from evolign.judging.bounded import MOST_OF_A_REPLY
 from evolign.judging.cache import Cache
@@ -168,6 +169,20 @@ class Odd:
         raise RuntimeError("no")
 
     __repr__ = __str__
+
+
+def test_a_function_that_hangs_has_failed_after_its_time() -> None:
+    def one_hangs(prompt: str, a: str, b: str) -> str:
+        if a == rows(1)[0]["completion"]:
+            time.sleep(60)
+        return "A"
+
+    started = time.monotonic()
+    found = evolign.judge(rows(1), by=one_hangs, timeout_seconds=0.2)
+    assert [row["verdict"] for row in found.verdicts] == ["failed", "A"]
+    with pytest.raises(JudgeError, match=r"no answer within 0.02 seconds, 8 times in a row; give it more"):
+        evolign.judge(rows(8), by=lambda prompt, a, b: time.sleep(60) or "A", timeout_seconds=0.02)
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("said", [None, 3, [], Odd(), "a" * 10**7, float("nan"), ["A"]])

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from judge_server import Failure, Server, judge_server, rows
+from small_runs import full_disk
 from tiny_models import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 
 import evolign
+from evolign import jsonl
 from evolign.errors import ConfigError, JudgeError
 from evolign.judging.base import Estimate, Question
 from evolign.judging.contest import Judged, build_judge
@@ -48,6 +50,14 @@ def prefers_ours(number: int, body: dict[str, Any]) -> str:
     """A judge without a bias: ours wins wherever it is shown."""
     user = body["messages"][-1]["content"]
     return "Plain. [[A]]" if user.index("ours") < user.index("reference") else "Plain. [[B]]"
+
+
+def test_verdicts_are_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    found = evolign.judge(rows(), by=lambda prompt, a, b: "A", out=tmp_path)
+    with full_disk(100), pytest.raises(ConfigError, match="cannot write the verdicts"):
+        evolign.judge(rows(), by=lambda prompt, a, b: "B", out=tmp_path)
+    assert json.loads((tmp_path / "win_rate.json").read_text()) == found.summary
+    assert [row for _, row in jsonl.read(tmp_path / "verdicts.jsonl")] == found.verdicts
 
 
 # An endpoint.

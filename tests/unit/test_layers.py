@@ -16,7 +16,7 @@ PACKAGE = Path(evolign.__file__).parent
 ROOT = PACKAGE.parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
-    {"types", "messages", "errors", "seeding", "metrics", "disk", "jsonl", "reading"},
+    {"types", "messages", "errors", "seeding", "metrics", "disk", "jsonl", "untrusted"},
     {"config"},
     {"tasks", "strategies", "runs", "embedded"},
     {"policy"},
@@ -116,6 +116,17 @@ def test_no_module_imports_upwards_or_sideways(path: Path) -> None:
 )
 def test_an_arrow_against_the_flow_is_seen(name: str, source: str) -> None:
     assert rooms(source) - allowed(name)
+
+
+def test_one_place_reads_json() -> None:
+    """It says where a text is broken, and takes neither deep nesting nor endless numbers."""
+    readers = {
+        path.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.loads", "json.load")
+    }
+    assert readers == {"untrusted.py"}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -24,8 +24,9 @@ from small_runs import (
 from evolign import disk
 from evolign.commands.evaluate import evaluate
 from evolign.commands.export import export
+from evolign.comparison.loading import read_runs
 from evolign.config.recipe import load
-from evolign.errors import ConfigError, RunError
+from evolign.errors import ConfigError, EvolignError, RunError
 from evolign.runs.arrays import pack, unpack
 from evolign.runs.directory import read_rows
 from evolign.trainers import checkpoints
@@ -133,6 +134,34 @@ def test_a_run_that_was_changed_is_refused_with_what_has_changed(
         small_resume(run)
     assert contents(run) == before, "and nothing was touched"
     assert "evolign run" in str(told.value) or "install the version" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "provenance.json", "raised.json", "result.json", "adapter/adapter_config.json"]
+)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[" * 10**5, "nested more than 64 deep"),
+        (b'{"a": ' * 80 + b"1" + b"}" * 80, "nested more than 64 deep"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number has more than 308 digits"),
+        (b'{"a": "\xff"}', "the byte 0xff is not UTF-8"),
+    ],
+)
+def test_json_that_breaks_readers_is_a_sentence_in_every_file_of_a_run(
+    name: str, content: bytes, words: str, made: Made, tmp_path: Path
+) -> None:
+    run = without_end(made("evolution"), tmp_path / "run")
+    (run / "adapter").mkdir()
+    (run / name).write_bytes(content)
+    with pytest.raises(EvolignError, match=words):
+        if name == "adapter/adapter_config.json":
+            evaluate(str(run / "adapter"))
+        elif name == "result.json":
+            _, [left_out] = read_runs([run])
+            raise RunError(left_out.reason)
+        else:
+            small_resume(run)
 
 
 def test_the_ways_out_of_a_changed_run_work(made: Made, tmp_path: Path) -> None:

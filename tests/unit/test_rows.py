@@ -237,7 +237,7 @@ def test_a_file_that_would_break_its_reader_is_refused_with_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, words: str
 ) -> None:
     if name == "bomb.csv.gz":
-        monkeypatch.setattr("evolign.reading.most_of_data", lambda: 10**5)
+        monkeypatch.setattr("evolign.untrusted.most_of_data", lambda: 10**5)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=words) as caught:
         Rows(train=str(tmp_path / name), prompt="p", num_validation=1)
@@ -252,7 +252,7 @@ def test_a_parquet_file_that_memory_cannot_hold_is_refused_before_it_is_read(
 
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"p": ["same"] * 10**5}), path)  # 2 KB, since all are equal
-    monkeypatch.setattr("evolign.reading.most_of_data", lambda: 10**4)
+    monkeypatch.setattr("evolign.untrusted.most_of_data", lambda: 10**4)
     with pytest.raises(ConfigError, match=r"100,000 rows of .* would not fit into memory; take a part"):
         Rows(train=str(path), prompt="p", num_validation=1)
 

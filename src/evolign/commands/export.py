@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evolign import disk
+from evolign import disk, untrusted
 from evolign.config import Config, ModelConfig
 from evolign.config.recipe import apply_override, as_tree, parse
 from evolign.errors import ConfigError, RunError
@@ -79,7 +79,7 @@ def _name_base(settings: Path, name: str) -> None:
     """Have an adapter's folder name the base model by where it lies now."""
     from evolign.policy.base_model import source
 
-    told = json.loads(settings.read_text()) | {"base_model_name_or_path": source(name)}
+    told = untrusted.json_object(disk.read(settings)) | {"base_model_name_or_path": source(name)}
     disk.write(settings, json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 

@@ -1,7 +1,6 @@
 """Run directories as `evolign compare` reads them: files only, nothing is written or locked."""
 
 import glob
-import json
 import math
 import os
 import re
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolign import disk
+from evolign import disk, untrusted
 from evolign.errors import RunError, quoted
 from evolign.runs.directory import read_rows
 from evolign.runs.record import check_format
@@ -164,12 +163,9 @@ def _read_run(path: Path, label: str | None) -> Run:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(disk.read(path))
-    except (OSError, ValueError, RecursionError) as error:
+        return untrusted.json_object(disk.read(path))
+    except (OSError, ValueError) as error:
         raise RunError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path.name} holds {type(value).__name__}, not a JSON object")
-    return value
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from evolign.config.paths import FolderOrName
 from evolign.config.section import (
     Above0,
     AtMost,
     Batch,
-    FolderOrName,
     Name,
     Positive,
     Section,

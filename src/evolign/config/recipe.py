@@ -6,14 +6,13 @@ Precedence: defaults < file < overrides. An unknown key is an error that names t
 repeated one an error that names both lines. How scalars are read is told in `strict_yaml.py`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from evolign import reading
+from evolign import untrusted
 from evolign.config import CONFIGS, Config, strict_yaml
 from evolign.config.tree import copied
 from evolign.errors import ConfigError, did_you_mean, shown, unknown_name
@@ -35,8 +34,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError where the file cannot be read or a value breaks a rule.
     """
     try:
-        tree = strict_yaml.read(reading.text(Path(path).expanduser()))
-    except (OSError, reading.Unreadable) as error:
+        tree = strict_yaml.read(untrusted.text(Path(path).expanduser()))
+    except (OSError, untrusted.Unreadable) as error:
         raise ConfigError(f"cannot read the recipe {str(path)!r}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{str(path)!r} must hold a mapping such as `seed: 0`, not {shown(tree)}")
@@ -75,8 +74,7 @@ def dump(config: Config) -> str:
 
 def as_tree(config: Config) -> dict[str, Any]:
     """The configuration as config.json holds it."""
-    tree: dict[str, Any] = json.loads(config.model_dump_json())
-    return tree
+    return config.model_dump(mode="json")
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -94,7 +92,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree = child
     try:
         tree[last] = strict_yaml.read(value)
-    except reading.Unreadable as error:
+    except untrusted.Unreadable as error:
         raise ConfigError(f"cannot read the value of {shown(override)}: {error}") from error
 
 

@@ -4,12 +4,10 @@ Every number has an upper bound, and every bound its reason, which the error tel
 no run reaches is refused before anything is spent.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -82,12 +80,6 @@ class FileName:
         return value
 
 
-def absolute(name: str) -> str:
-    """A folder's absolute path, so that it is found from elsewhere; `~` is replaced, a hub name stays."""
-    path = os.path.expanduser(name)
-    return os.path.abspath(path) if path and os.path.isdir(path) else path
-
-
 def told(bound: float) -> str:
     """A bound as messages and pages show it."""
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
@@ -95,7 +87,6 @@ def told(bound: float) -> str:
 
 Auto = Literal["auto"]
 Name = Annotated[str, FileName()]
-FolderOrName = Annotated[Name, AfterValidator(absolute)]
 Count = AtMost(10**9, "no run gets that far: at one a millisecond it would take 12 days")
 Held = AtMost(10**5, "all are in memory at once")
 Weight = AtMost(1e6, "float32 keeps seven digits, so that nothing is left of what it is added to")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from evolign.config.tree import MOST_VALUES, TOO_MANY
-from evolign.reading import DEEPEST, LONGEST_NUMBER, TOO_DEEP, TOO_LONG, Unreadable
+from evolign.untrusted import DEEPEST, LONGEST_NUMBER, TOO_DEEP, TOO_LONG, Unreadable
 
 PREFIX = "tag:yaml.org,2002:"
 PLAIN = {

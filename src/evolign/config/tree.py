@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evolign.errors import ConfigError, said, shown
-from evolign.reading import DEEPEST, LONGEST_NUMBER, TOO_DEEP, TOO_LONG
+from evolign.untrusted import DEEPEST, LONGEST_NUMBER, TOO_DEEP, TOO_LONG
 
 MOST_VALUES = 10_000
 """Values of a tree, aliases unfolded: a hundred times the longest recipe, and a second for PyYAML. Nine lines

@@ -38,7 +38,9 @@ class Evaluation:
     @property
     def warning(self) -> str:
         """What to tell where all rewards are equal, else empty."""
-        return equal_rewards(len(self.scores), self.scores[0]) if len({*self.scores}) == 1 else ""
+        if len({*self.scores}) != 1:
+            return ""
+        return equal_rewards(len(self.scores), self.scores[0], "the file that --out writes")
 
 
 def evaluate(

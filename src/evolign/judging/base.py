@@ -9,6 +9,8 @@ from evolign.messages import Prompt
 Verdict = Literal["A", "B", "tie", "invalid", "failed"]
 """invalid: the reply holds no verdict; failed: there is no reply."""
 Messages = list[dict[str, str]]
+FAILURES_IN_A_ROW = 8
+"""Failed calls after which a judge is not asked any more."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evolign import disk, reading
+from evolign import disk, untrusted
 from evolign.errors import JudgeError
 from evolign.judging.base import Messages, Reply
 from evolign.judging.bounded import MOST_OF_A_REPLY
@@ -40,7 +40,7 @@ class Cache:
 
     def get(self, key: str) -> Reply | None:
         try:
-            found = reading.json_value(reading.text(self._path(key), ESCAPED * MOST_OF_A_REPLY))
+            found = untrusted.json_value(untrusted.text(self._path(key), ESCAPED * MOST_OF_A_REPLY))
             text, tokens = found["text"], (found["in"], found["out"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolign import jsonl
+from evolign import disk, jsonl
 from evolign.errors import ConfigError
 from evolign.judging.base import Answer, Estimate, Judge, Question
 from evolign.judging.cache import Cache, default_folder
@@ -113,16 +113,16 @@ def build_judge(
     """
     if isinstance(by, Judge):
         return by
-    if not isinstance(by, str):
-        return ScriptedJudge(by)
-    if SCRIPT.fullmatch(by):
-        return load_script(by)
     for name, value in (("concurrency", concurrency), ("retries", retries + 1), ("timeout", timeout_seconds)):
         if not 0 < value <= MOST[name]:
             raise ConfigError(
                 f"the judge's {name} is too {'small' if value <= 0 else 'large'}; it must be positive and "
                 f"at most {MOST[name]:,}: no server takes more calls at once, and nobody waits longer"
             )
+    if not isinstance(by, str):
+        return ScriptedJudge(by, timeout_seconds=timeout_seconds)
+    if SCRIPT.fullmatch(by):
+        return load_script(by, timeout_seconds=timeout_seconds)
     merged = {**PARAMETERS, **(parameters or {})}
     sent = {name: value for name, value in merged.items() if value is not None}
     words = (
@@ -171,8 +171,8 @@ def _costs(answers: Sequence[Answer], estimate: Estimate | None) -> dict[str, in
 def _write(out: Path, summary: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> None:
     try:
         out.mkdir(exist_ok=True)
-        (out / "verdicts.jsonl").write_text(jsonl.dumps(verdicts))
-        (out / "win_rate.json").write_text(json.dumps(summary, indent=2) + "\n")
+        disk.write(out / "verdicts.jsonl", jsonl.dumps(verdicts))
+        disk.write(out / "win_rate.json", json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(
             f"cannot write the verdicts to {str(out)!r}: {error.strerror or error}; the replies are in the "

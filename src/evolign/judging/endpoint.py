@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
-from evolign import reading
+from evolign import untrusted
 from evolign.errors import ConfigError, JudgeError
 from evolign.judging.base import Messages, Reply
 from evolign.judging.bounded import Oversized, bounded_client
@@ -166,7 +166,7 @@ class Endpoint:
 
     def _read(self, body: str, retries: int) -> Reply:
         """The reply in a response's body. Raises ValueError, LookupError or TypeError where there is none."""
-        found = reading.json_value(body)
+        found = untrusted.json_value(body)
         text = found["choices"][0]["message"]["content"]
         if not isinstance(text, str | None):
             raise TypeError("the content is no text")

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from evolign.errors import JudgeError
-from evolign.judging.base import Answer, Backend, Estimate, Messages, Question, Reply
+from evolign.judging.base import FAILURES_IN_A_ROW, Answer, Backend, Estimate, Messages, Question, Reply
 from evolign.judging.cache import Cache
 from evolign.judging.template import Template
 
 CHARACTERS_PER_TOKEN = 4
-FAILURES_IN_A_ROW = 8
 """After this number of consecutive calls without a reply, no further call is made."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolign import reading
+from evolign import untrusted
 from evolign.config import strict_yaml
 from evolign.errors import ConfigError
 from evolign.judging.base import Messages, Question, Verdict
@@ -96,8 +96,8 @@ def prompt_text(prompt: Prompt) -> str:
 def load_template(path: str | Path) -> Template:
     """The template in a YAML file with `user` and, where they differ from ours, `system` and `verdict`."""
     try:
-        tree: Any = strict_yaml.read(reading.text(Path(path).expanduser()))
-    except (OSError, reading.Unreadable) as error:
+        tree: Any = strict_yaml.read(untrusted.text(Path(path).expanduser()))
+    except (OSError, untrusted.Unreadable) as error:
         raise ConfigError(f"cannot read the judge's template {str(path)!r}: {error}") from error
     if not isinstance(tree, Mapping) or not tree.keys() <= {"system", "user", "verdict"}:
         raise ConfigError(

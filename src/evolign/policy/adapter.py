@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from evolign import disk
+from evolign import disk, untrusted
 from evolign.config import AdapterConfig
 from evolign.errors import ConfigError
 from evolign.policy.targets import lora_config
@@ -182,8 +182,8 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
         way_out = f"do you mean {str(inside)!r}?" if inside.is_dir() else "give a PEFT folder"
         raise ConfigError(f"adapter.path = {str(folder)!r} holds no adapter_config.json; {way_out}")
     try:
-        settings: dict[str, Any] = json.loads((path / "adapter_config.json").read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        settings = untrusted.json_object(untrusted.text(path / "adapter_config.json"))
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"adapter.path = {str(folder)!r}: adapter_config.json is broken: {error}"
         ) from error

@@ -14,7 +14,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from evolign import embedded
 from evolign.config import ModelConfig
-from evolign.config.section import absolute
+from evolign.config.paths import absolute_folder
 from evolign.errors import ConfigError, UnreachableError, first_line
 from evolign.policy.encoder import EncodedPrompts, PromptEncoder
 from evolign.policy.quantization import check_quantised, quantization_config
@@ -130,7 +130,7 @@ def source(name: str) -> str:
     """What transformers is asked for: an absolute folder or a hub name."""
     if name.startswith("embedded:"):
         return str(embedded.path(name.removeprefix("embedded:")))
-    return absolute(name)
+    return absolute_folder(name)
 
 
 def weights_are_here(config: ModelConfig) -> bool:

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from evolign import reading
+from evolign import untrusted
 from evolign.errors import ConfigError, RewardError, shown
 from evolign.messages import LARGEST_REWARD, Completion
 from evolign.rewards.environment import handed_on, with_hint
@@ -151,7 +151,7 @@ class RewardProcess:
     def _read(self, line: bytes) -> Outcome | None:
         """What a line says."""
         try:
-            answer = reading.json_value(line.decode())
+            answer = untrusted.json_value(line.decode())
         except ValueError:  # no text, or no JSON
             raise self._garbage(shown(line)) from None
         if not isinstance(answer, dict) or answer.get("token") != self._token:

@@ -1,14 +1,13 @@
 """Who may use a run directory: one process that writes, or readers; and only what lies in it."""
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evolign import disk
+from evolign import disk, untrusted
 from evolign.errors import RunError, quoted
 
 
@@ -81,7 +80,6 @@ def _take(lock: int, path: Path, kind: int) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that evolign wrote. Raises RunError if it is missing or broken."""
     try:
-        result: dict[str, Any] = json.loads(disk.read(path))
-        return result
-    except (OSError, ValueError, RecursionError) as error:
+        return untrusted.json_object(disk.read(path))
+    except (OSError, ValueError) as error:
         raise RunError(f"cannot read {str(path)!r}: {error}") from error

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from evolign import untrusted
+
 STATE = "state_json"
 UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, TypeError, AttributeError,
@@ -32,7 +34,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise ValueError("it is compressed")  # a few bytes could fill the memory
     with np.load(BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    saved = json.loads(arrays.pop(STATE).tobytes())
+    saved = untrusted.json_object(arrays.pop(STATE).tobytes())
     if saved.pop("arrays") != sorted(arrays):
         raise ValueError("arrays are missing")  # zip guards what it lists, not the list
     return saved, arrays

@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from evolign import disk, jsonl
+from evolign import disk, jsonl, untrusted
 from evolign.config import Config
 from evolign.config.recipe import load
 from evolign.config.run import FORMAT
@@ -302,12 +302,12 @@ def read_config(path: Path) -> Config:
     """
     file = path / "config.json"
     try:
-        tree = json.loads(disk.read(file))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = untrusted.json_object(disk.read(file))
+    except (OSError, ValueError) as error:
         raise RunError(
             f"cannot read {str(file)!r}: {error}; restore it: {PROVENANCE} beside it holds it under config"
         ) from error
-    check_format(tree.get("format") if isinstance(tree, dict) else None, file)
+    check_format(tree.get("format"), file)
     check_config(path, tree)
     return load(file)
 

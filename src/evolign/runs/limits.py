@@ -1,8 +1,7 @@
 """Limits that a run is given when it is resumed: they are recorded, and nothing else of it can be changed."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from copy import deepcopy
 
 from evolign import disk
 from evolign.config import Config
@@ -21,7 +20,7 @@ def raise_limits(run: RunDir, overrides: Sequence[str]) -> Config:
     """
     config = read_config(run.path)
     tree = read_json(run.path / "config.json")
-    before: dict[str, Any] = json.loads(json.dumps(tree))
+    before = deepcopy(tree)
     for override in overrides:
         apply_override(tree, override)
     found = differing(before, tree)

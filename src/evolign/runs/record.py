@@ -17,7 +17,7 @@ from typing import Any, TypedDict, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from evolign import disk
+from evolign import disk, untrusted
 from evolign.config.run import FORMAT
 from evolign.errors import RunError, quoted
 from evolign.runs.access import read_json
@@ -153,12 +153,9 @@ def provenance_of(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        found = json.loads(disk.read(file))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+        return untrusted.json_object(disk.read(file))
+    except (OSError, ValueError) as error:
         raise changed(path, f"{PROVENANCE} cannot be read ({error})") from error
-    return found
 
 
 def check_config(path: Path, tree: Mapping[str, Any]) -> None:
@@ -185,9 +182,9 @@ def raised(path: Path) -> list[dict[str, Any]]:
     if not (path / RAISED).exists():
         return []
     try:
-        found: list[dict[str, Any]] = json.loads(disk.read(path / RAISED))
+        found = untrusted.json_value(disk.read(path / RAISED))
         return [{name: entry[name] for name in ("field", "from", "to", "after")} for entry in found]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise changed(path, f"{RAISED} cannot be read ({error})") from error
 
 

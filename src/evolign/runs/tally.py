@@ -104,8 +104,8 @@ class Tally:
         }
 
 
-def equal_rewards(count: int, value: float | None) -> str:
-    """The warning of `count` rewards that are all `value`; none of fewer than two."""
+def equal_rewards(count: int, value: float | None, where: str = "samples.jsonl") -> str:
+    """The warning of `count` rewards that are all `value`, and lie in `where`; none of fewer than two."""
     if count < 2 or value is None:
         return ""
     cause = (
@@ -116,5 +116,5 @@ def equal_rewards(count: int, value: float | None) -> str:
     )
     return (
         f"all {count} rewards so far are equal ({value:.3g}), so there is nothing to learn from: {cause}; "
-        "look at completions and scores in samples.jsonl, and run `evolign check`"
+        f"look at completions and scores in {where}, and run `evolign check`"
     )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from evolign import jsonl, reading
+from evolign import jsonl, untrusted
 from evolign.errors import ConfigError, UnreachableError, did_you_mean
 from evolign.errors import shown as shown_value
 from evolign.tasks.cells import text
@@ -100,14 +100,14 @@ def _read_file(path: Path, shown: str) -> list[Row]:
             table: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
             return table
         with _opened(path) as file:
-            lines = reading.lines(file)
+            lines = untrusted.lines(file)
             if suffix == ".jsonl":
                 return _json_lines(lines, shown)
             if suffix == ".json":
                 return _json_array("".join(lines), shown)
             if suffix in (".csv", ".tsv"):
                 return _csv(lines, shown, "," if suffix == ".csv" else "\t")
-    except reading.Unreadable as error:
+    except untrusted.Unreadable as error:
         raise ConfigError(f"{shown} cannot be read: {error}") from error
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         if isinstance(error, ConfigError):
@@ -120,8 +120,8 @@ def _check_size(parquet: Any) -> None:
     """Raise Unreadable if the rows of a Parquet file, whose metadata these are, would not fit into memory."""
     groups = [parquet.row_group(i) for i in range(parquet.num_row_groups)]
     size = max(sum(group.total_byte_size for group in groups), parquet.num_rows * parquet.num_columns)
-    if size > reading.most_of_data():
-        raise reading.Unreadable(
+    if size > untrusted.most_of_data():
+        raise untrusted.Unreadable(
             f"it holds {parquet.num_rows:,} rows of {size:,} bytes in all, which would not fit into memory; "
             "take a part of it"
         )
@@ -142,8 +142,8 @@ def _json_lines(lines: Iterable[str], shown: str) -> list[Row]:
 
 def _json_array(text: str, shown: str) -> list[Row]:
     try:
-        value = reading.json_value(text)
-    except reading.Unreadable as error:
+        value = untrusted.json_value(text)
+    except untrusted.Unreadable as error:
         raise ConfigError(f"{shown}: {error}; one row per line is .jsonl") from error
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise ConfigError(f"{shown} must hold one array of objects; one object per line is .jsonl")

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from evolign import disk
+from evolign import disk, untrusted
 from evolign.runs.access import writing
 from evolign.runs.directory import KEPT_CHECKPOINTS, RunDir
 from evolign.runs.record import difference, fingerprints, foreign
@@ -100,10 +100,10 @@ def _check_trainer_state(folder: Path) -> None:
 def _read(folder: Path) -> Any:
     """What a seal holds; None where it, or a file that it names, is damaged."""
     try:
-        saved = json.loads(disk.read(folder / SEAL))
+        saved = untrusted.json_value(disk.read(folder / SEAL))
         files = saved["files"] if isinstance(saved, dict) and "files" in saved else {}
         return None if difference(folder.parent, files) else saved
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -118,7 +118,7 @@ def _drop_unused_bests(run: RunDir) -> None:
     used = set()
     for folder in _folders(run):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not sealed, or damaged
-            saved = json.loads(disk.read(folder / SEAL))
+            saved = untrusted.json_value(disk.read(folder / SEAL))
             used.add(best_file(run, saved["state"]["best_step"]).name)
     for path in run.checkpoints.glob("best-*.safetensors"):
         if path.name not in used:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from evolign import reading
+from evolign import untrusted
 from evolign.config import strict_yaml
 from evolign.config.recipe import load, parse
 from evolign.errors import ConfigError, shown, unknown_name
-from evolign.reading import Unreadable
+from evolign.untrusted import Unreadable
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_text_is_told_where_and_what_to_do(tmp_path: Path) -> 
     for data, words in (
         (b"a: 1\nb: x\xff", "line 2, column 5: the byte 0xff is not UTF-8; save the file as UTF-8"),
         ("a: 1".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
-        (b"#" * (reading.SMALL_FILE + 1), "it has 262,145 bytes, which is more than the 262,144"),
+        (b"#" * (untrusted.SMALL_FILE + 1), "it has 262,145 bytes, which is more than the 262,144"),
     ):
         path.write_bytes(data)
         with pytest.raises(ConfigError, match=words):
@@ -160,11 +160,19 @@ def test_a_pipe_and_a_device_are_no_recipes(tmp_path: Path) -> None:
 )
 def test_json_that_breaks_readers_is_told_where(text: str, words: str) -> None:
     with pytest.raises(Unreadable, match=words):
-        reading.json_value(text)
+        untrusted.json_value(text)
+
+
+def test_a_json_file_is_an_object_in_utf8() -> None:
+    assert untrusted.json_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    with pytest.raises(Unreadable, match="it holds a list, not a JSON object"):
+        untrusted.json_object("[]")
+    with pytest.raises(Unreadable, match="line 1, column 7: the byte 0xff is not UTF-8"):
+        untrusted.json_object(b'{"a": \xff}')
 
 
 def test_many_values_side_by_side_are_not_deep() -> None:
-    assert len(reading.json_value("[" + ", ".join(["[[1]]"] * 500) + "]")) == 500
+    assert len(untrusted.json_value("[" + ", ".join(["[[1]]"] * 500) + "]")) == 500
 
 
 def test_messages_show_any_value_in_little_space_and_time() -> None:

@@ -101,11 +101,20 @@ def lines(file: IO[str], longest: int = LONGEST_LINE) -> Iterator[str]:
         yield line
 
 
-def json_value(text: str, line: int | None = None) -> Any:
+def json_object(data: str | bytes) -> dict[str, Any]:
+    """The object that a JSON text or file holds. Raises Unreadable, as `json_value` does."""
+    value = json_value(data)
+    if not isinstance(value, dict):
+        raise Unreadable(f"it holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def json_value(data: str | bytes, line: int | None = None) -> Any:
     """What a JSON text says. Raises Unreadable with line and column, and for what is nested too deeply.
 
     `line` is the text's number in a file of lines.
     """
+    text = decoded(data) if isinstance(data, bytes) else data
     where = "" if line is None else f"line {line}: "
     try:
         value = json.loads(text)
