@@ -177,11 +177,15 @@ def test_a_function_that_hangs_has_failed_after_its_time() -> None:
             time.sleep(60)
         return "A"
 
+    def all_hang(prompt: str, a: str, b: str) -> str:
+        time.sleep(60)
+        return "A"
+
     started = time.monotonic()
     found = evolign.judge(rows(1), by=one_hangs, timeout_seconds=0.2)
     assert [row["verdict"] for row in found.verdicts] == ["failed", "A"]
     with pytest.raises(JudgeError, match=r"no answer within 0.02 seconds, 8 times in a row; give it more"):
-        evolign.judge(rows(8), by=lambda prompt, a, b: time.sleep(60) or "A", timeout_seconds=0.02)
+        evolign.judge(rows(8), by=all_hang, timeout_seconds=0.02)
     assert time.monotonic() - started < 10
 
 

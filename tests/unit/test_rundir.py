@@ -330,7 +330,7 @@ def test_a_parent_that_is_a_file_is_told(tmp_path: Path) -> None:
 
 def test_a_broken_json_file_is_told(run: RunDir) -> None:
     (run.path / "result.json").write_text('{"final": ')
-    with pytest.raises(RunError, match=r"cannot read '.*result.json': Expecting value"):
+    with pytest.raises(RunError, match=r"cannot read '.*result.json': line 1 is not JSON: Expecting value"):
         run.read_json("result.json")
     with pytest.raises(RunError, match=r"cannot read '.*provenance.json': .*No such file"):
         run.read_json("provenance.json")
