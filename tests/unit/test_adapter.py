@@ -280,7 +280,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "settings are a list": (
         lambda f: (f / "adapter_config.json").write_text("[1]"),
-        "must hold a JSON object",
+        "holds a list, not a JSON object",
     ),
     "unknown settings": (lambda f: edit(f, r="many"), "does not fit the base model"),
     "another kind": (lambda f: edit(f, peft_type="PREFIX_TUNING"), "is a PREFIX_TUNING adapter; only LORA"),

@@ -250,9 +250,7 @@ def collect(peft_model: PeftModel) -> dict[str, Lora]:
     }
 
 
-def _check_kind(settings: Any, folder: str) -> None:
-    if not isinstance(settings, dict):
-        raise ConfigError(f"adapter.path = {folder!r}: adapter_config.json must hold a JSON object")
+def _check_kind(settings: dict[str, Any], folder: str) -> None:
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
             f"adapter.path = {folder!r} is a {settings.get('peft_type')} adapter; only LORA has the "
