@@ -44,6 +44,17 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def test_a_refused_row_refuses_the_file_and_all_of_its_kind_are_named() -> None:
+    rows = [row | {"question": None} if i in (2, 6, 11) else row for i, row in enumerate(ROWS)]
+    words = r"question' of row 3 is null; remove the row \(refused for such reasons too: rows 7, 12\)"
+    with pytest.raises(ConfigError, match=words):
+        Rows(train=rows, **SMALL)
+    kept = [row for number, row in enumerate(rows, start=1) if number not in (3, 7, 12)]
+    assert len(Rows(train=kept, **SMALL).train) == 6
+    with pytest.raises(ConfigError, match=r"of row 1 is null.*too: rows 2, 3, 4, 5, 6, 7, 8, 9, 10\)"):
+        Rows(train=[{"question": None}] * 100, **SMALL)
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_of_file_gives_the_task_of_the_live_list(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

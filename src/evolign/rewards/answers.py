@@ -14,13 +14,23 @@ LABEL = re.compile(
     re.IGNORECASE,
 )
 ANNOUNCED = re.compile(
-    r"\b(?:answer|result|(?:correct|right)\s+(?:option|choice|answer))[\s*_]*(?:(?:is|are)\b|[:=])[\s:*_]*",
+    r"\b(?:answer|result|(?:correct|right)\s+(?:option|choice|answer))"
+    r"[\s*_]*(?:(?:is|are|(?:should|must|would|will)\s+be)\b|[:=])[\s:*_]*",
     re.IGNORECASE,
 )
 SENTENCE = re.compile(r"\n|[.!?](?=\s)|[。！？]")
 BRACES = re.compile(r"\\+(?:boxed|fbox|framebox)\s*\{|(?<!\\)[{}]")
 UNBRACED = re.compile(r"\\boxed\s+(-?[\d.,/]*\d|[A-Z])\b")
-CHOSEN = re.compile(r"\(?\b([A-Z])\b\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)")
+CHOSEN = re.compile(
+    r"\(?\b([A-Z])\b\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)"
+    r"|(?<!\bnot )(?<!n't )"
+    r"(?:\b(?i:think|believe|guess|say|choose|chose|pick|select|with|go for|(?:must|should|would) be)"
+    r"(?:\s+(?:it(?:'s|\s+is)|that))?(?:\s+(?:the\s+)?(?:option|choice|answer|letter))?"
+    r"|\b(?i:so|thus|hence|therefore)\b,?)"
+    r"\s+(?:\(([A-Z])\)|([A-HJ-Z])(?=\s*(?:[.,;!]|$|because\b|since\b)))"
+    r"(?!\s+(?:is|are)\b|\s*(?:,\s*)?(?:or|and|/)\s*\(?[A-Z]\b)"
+)
+"""(B) is correct. I think (B). I would go with option B. Therefore, (B)."""
 COPULA = re.compile(r"(?:\b(?:is|are|was|were)\b|'s\b|:(?!\d)|=)\s*", re.IGNORECASE)
 BETWEEN_BOXES = re.compile(
     r"[\s$.,;)(\\]{0,20}(?:(?:text\s?\{)?\s?(?:and|or)\s?\}?[\s$,;(\\]{0,20})?", re.IGNORECASE
@@ -66,7 +76,7 @@ def announced_answer(text: str) -> str | None:
     """What the last "the answer is ..." of the text announces, up to the end of the sentence."""
     announced = [*ANNOUNCED.finditer(text)]
     if not announced:
-        chosen = CHOSEN.findall(text)
+        chosen = ["".join(letters) for letters in CHOSEN.findall(text)]
         return chosen[-1] if chosen else None
     rest = _first_line(text[announced[-1].end() :])
     end = SENTENCE.search(rest)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from evolign.rewards.answers import announced_answer, last_words, marked_answer, unlabelled
 from evolign.rewards.notation import LONGEST, plain, text_form
 from evolign.rewards.numbers import Quantity, quantity
+from evolign.rewards.units import differ
 
 BARE = 4
 """Words that a text may have to be an answer and nothing else."""
@@ -78,6 +79,8 @@ def _decided(expected: Answer, given: Answer) -> bool | None:
         return False
     gold, stated = expected.stated, given.stated
     kinds = {None if each is None else each.kind for each in (gold, stated)}
+    if gold and stated and differ(gold.unit, stated.unit):
+        return False
     same = {_same_text(expected.text, given.text)}
     if "number" not in kinds:
         same.add(_same_text(expected.text, last_words(given.text)))

@@ -30,6 +30,7 @@ TAGS = "b|i|u|em|strong|span|p|br|div|code|mark|font|center|small|big|answer|thi
 LONGEST = 1000
 """Characters of an answer at most: what is longer is compared as it is."""
 OF_UNITS = r"(?![a-cnx-z]\b)[A-Za-z]{1,5}(?:\s*\^\s*\{?\d\}?)?"
+WORD_OF_UNIT = r"\s{0,3}(?![xyz]\b|pi\b)([A-Za-z]{2,12}|(?<=\s)[A-Za-z])"
 AMOUNT = r"(?:[-+]?\s*(?:\d[\d,]{0,40}(?:\.\d{1,40})?|\.\d{1,40}))"
 
 
@@ -43,6 +44,12 @@ def _fraction(match: re.Match[str]) -> str:
     value = above / below
     whole = re.fullmatch(r"\d+", f"{above}{below}") is not None
     return f" {above}/{below} " if whole else f" {value.numerator}/{value.denominator} "
+
+
+def _fraction_of_units(match: re.Match[str]) -> str:
+    r"""`\frac{18 m}{2 s}` as `18/2 m/s`."""
+    above, unit, below, per = match.groups()
+    return f" {above}/{below} {unit + (f'/{per}' if per else '') if unit else ''} "
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -59,9 +66,11 @@ UNICODE: tuple[tuple[str, Replacement], ...] = (
     (r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", ""),
 )
 ORNAMENTS: tuple[tuple[str, Replacement], ...] = (
-    (r"<<[^<>]*>>", ""),  # GSM8K's calculator annotations
+    (r"<<[^<>]*(?:=[^<>]*>>|>>(?=\s*[-$]?\d))", ""),  # GSM8K's calculator annotations
+    (r"<{1,2}\s*([-+]?\\?\$?\d[\d.,/]*%?)\s*>{1,2}", r" \1 "),
     (r"<sup>\s*(-?\w+)\s*</sup>", r"^\1"),
     (rf"</?(?:{TAGS})\b[^<>]*>", " "),
+    (r"<([A-Za-z][\w-]*)>([^<>]*)</\1>", r" \2 "),
     (r"~~[^~]*~~", " "),
     (r"(?<=\d)\s*\*\*\s*(?=\d)", "^"),
     (r"[-=]+>", "="),
@@ -97,6 +106,11 @@ NESTED: tuple[tuple[str, Replacement], ...] = (
     (rf"\\(?:{STYLES})\s*\{{([^{{}}]*)\}}", r" \1 "),
     (r"\\boxed\s+(?=[^\s{])", " "),
     (rf"\\[dtc]?frac\s*(?:\{{\s*({AMOUNT})\s*\}}|(\d))\s*(?:\{{\s*({AMOUNT})\s*\}}|(\d))", _fraction),
+    (
+        rf"\\[dtc]?frac\s*\{{\s*({AMOUNT})(?:{WORD_OF_UNIT})?\s*\}}"
+        rf"\s*\{{\s*({AMOUNT})(?:{WORD_OF_UNIT})?\s*\}}",
+        _fraction_of_units,
+    ),
     (rf"\{{\s*({AMOUNT})()\s*\\over\s*({AMOUNT})()\s*\}}", _fraction),
     (rf"\\[dtc]?frac\s*\{{\s*({OF_UNITS})\s*\}}\s*\{{\s*({OF_UNITS})\s*\}}", r" \1/\2 "),
     (r"-\s*\(\s*(\d[\d./ ]*)\)", r"-\1"),

@@ -5,26 +5,29 @@ are in it: whoever answers so has not said 7. Neither is a sum or a root, which 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from evolign.rewards.notation import LONGEST, plain
+from evolign.rewards.notation import LONGEST, WORD_OF_UNIT, plain
+from evolign.rewards.units import currency_before, unit_after
 
 PART = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w.]))?"
 MANY = 200
 """Characters of a number that is not read: Python refuses some thousand digits."""
-UNIT = r"(?:\s?%|\s?[A-Za-z]{1,12}\.?)?"
+UNIT = r"(?:\s?%|\s?[A-Za-z]{1,12}[²³]?\.?)?"
 LINK = (
     r"\s*[-+*/~±^]\s*|:(?=\d)|\s:\s|\s*\.\.+\s*|\s*[xX]\s*(?=[\d.])|,(?=\d)|\s*;\s*|,\s+(?=\S*\s*$)"
     rf"|[ ]+(?=\d)|{UNIT}\s*(?:,\s*)?(?:\b(?:and|or|to|through|until|by|vs|[xX])\b|[-&*])\s*"
 )
-CHAIN = re.compile(rf"(?<![A-Za-z\d_.]){PART}(?:(?:{LINK}){PART})*")
+CHAIN = re.compile(rf"(?<![A-Za-z\d_.²³]){PART}(?:(?:{LINK}){PART})*")
 """Numbers in a row with nothing but links between them."""
 THOUSANDS = re.compile(
     r"(?<![\d.,'])(?:\d{1,3}(?:(?:,\d{3})+|(?:'\d{3})+)|\d\d?(?:,\d\d)+,\d{3})(?!\d|[,']\d)"
 )
-EXPONENT_OF_UNIT = re.compile(r"(?<=[A-Za-z)])\s*\^\s*[-+]?\d+")
+EXPONENT_OF_UNIT = re.compile(r"(?<=[A-Za-z)])\s*\^\s*[-+]?(\d+)")
+POWERS = {"2": "²", "3": "³"}
+DIVIDED_UNIT = re.compile(rf"(\d){WORD_OF_UNIT}\s*/\s*(\d[\d.,]*)(?![\w.])")
 MINUS = re.compile(r"(?:\b(?:minus|negative)|(?:^|[=(:]|\bis)\s*-)\s+$", re.IGNORECASE)
 """A minus apart from its number; elsewhere such a stroke is a dash."""
 SCALES = {
@@ -45,6 +48,8 @@ HEDGED = re.compile(
     r"[<±]\s*=?\s*$|(?:\bnot|n't)\s+$|\bbetween\b[^.;\n]*\band\s+$|\band\s+(?:at most|at least|up to)\s+$"
     r"|[A-Za-z]\s*=[^=\n]*(?:[,;]|\b(?:and|or)\b)\s*\\?[A-Za-z]\w*\s*=\s*$"  # x = 5, y =
 )
+BOUND = re.compile(r"\+(?!\s*[\w(\\])|\s*<\s*=?\s*(?:[A-Za-z]\b(?!\s*<)|[-\d]|$)")
+"""After a number that is only a bound: 18+, 18 < x."""
 SEVERAL_EQUATIONS = re.compile(r"=[^=]*(?:[,;]|\b(?:and|or)\b)[^=]*=")
 REMARK = re.compile(r"(\d\S*(?:\s+[^\s()]+){0,2})\s+\([^()]*[A-Za-z]{2}[^()]*\)\s*\.?$")
 
@@ -58,6 +63,8 @@ class Quantity:
     """The number; two where gold may be either: 12 % is 12 or 0.12, 5 million is 5 (million) or 5,000,000."""
     written: str = ""
     """How several are written in one word: a time, a range or a date is equal to itself."""
+    unit: str = ""
+    """Its unit of measure, if it has one that `units.py` knows."""
 
 
 EXPRESSION = Quantity("expression")
@@ -70,36 +77,41 @@ def quantity(text: str, *, answer: bool) -> Quantity | None:
     an answer and nothing else, so that a command left in it (`2\pi`, `\binom{4}{2}`) makes it an expression.
 
     >>> quantity("18 cm²", answer=True)
-    Quantity(kind='number', values=frozenset({Fraction(18, 1)}))
+    Quantity(kind='number', values=frozenset({Fraction(18, 1)}), written='', unit='cm²')
     >>> quantity("5-7", answer=True).kind, quantity("9 * 2", answer=True).kind
     ('several', 'expression')
     """
+    currency = currency_before(text[-LONGEST:])
     text = REMARK.sub(r"\1", plain(text[-LONGEST:]))
     if answer:
+        text = DIVIDED_UNIT.sub(r"\1/\3 \2", text)
         text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", text)
         last = text if SEVERAL_EQUATIONS.search(text) else text.rpartition("=")[2]
         text = last if CHAIN.search(last) else text
-    text = THOUSANDS.sub(lambda match: re.sub("[,']", "", match[0]), EXPONENT_OF_UNIT.sub("", text))
+    text = THOUSANDS.sub(lambda match: re.sub("[,']", "", match[0]), text)
+    text = EXPONENT_OF_UNIT.sub(lambda match: POWERS.get(match[1], ""), text)
     chains = list(CHAIN.finditer(text))
     if not chains:
         return None
     chain = chains[-1]
     before, after = text[: chain.start()], text[chain.end() :]
-    if HEDGED.search(before) or re.match(r"\+(?!\s*[\w(\\])", after):
+    if HEDGED.search(before) or BOUND.match(after):
         return Quantity("several")
     if UNEVALUATED_BEFORE.search(before) or UNEVALUATED_AFTER.match(after):
         return EXPRESSION
     if answer and re.search(r"\\[a-zA-Z]", text):
         return EXPRESSION
-    return _stated(chain[0], bool(MINUS.search(before)), after)
+    stated = _stated(chain[0], bool(MINUS.search(before)), after)
+    return replace(stated, unit=currency or unit_after(after)) if stated.kind == "number" else stated
 
 
 def _stated(chain: str, negative: bool, after: str) -> Quantity:
     """The number that a chain is one notation of, with its sign and with the scale that follows it."""
-    value = _value(chain.lstrip("+-"))
+    negative = negative or chain.startswith("-")
+    value = _value(chain.lstrip("+-"), "-" if negative else "+")
     if isinstance(value, Quantity):
         return value
-    if negative or chain.startswith("-"):
+    if negative:
         value = -value
     if re.match(r"\s*%", after):
         return Quantity("number", frozenset({value, value / 100}))
@@ -108,13 +120,18 @@ def _stated(chain: str, negative: bool, after: str) -> Quantity:
     return Quantity("number", frozenset({value, value * factor}))
 
 
-def _value(chain: str) -> Fraction | Quantity:
-    """The value of a number, a fraction, a mixed number, a power or a number in scientific notation."""
+def _value(chain: str, sign: str) -> Fraction | Quantity:
+    """The value of a number, a fraction, a mixed number, a power or a number in scientific notation.
+
+    `sign` stands between whole and fraction where a mixed number is written as a sum.
+    """
     if len(chain) > MANY:
         return EXPRESSION
     if re.fullmatch(PART, chain):
         return Fraction(chain)
-    if match := re.fullmatch(rf"(?:(\d+)\s+(?:(?:and|&)\s+)?)?({PART})\s*/\s*({PART})", chain):
+    if match := re.fullmatch(
+        rf"(?:(\d+)(?:\s+(?:(?:and|&)\s+)?|\s*[{sign}]\s*))?({PART})\s*/\s*({PART})", chain
+    ):
         above, below = Fraction(match[2]), Fraction(match[3])
         if not below or (match[1] and above >= below):
             return EXPRESSION

@@ -16,7 +16,7 @@ A row of preferences holds two completions, `completion` names the chosen one an
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from string import Formatter
 from typing import Any, TypeVar
@@ -38,6 +38,8 @@ RESERVED = frozenset({"prompt", "prompts", "completion", "completions", "complet
 WIDE = re.compile("[0-9]{4}")
 """In the format of a template: a width of a thousand million would fill the memory."""
 
+MOST_REFUSED = 10
+"""Rows that a refusal names."""
 log = logging.getLogger(__name__)
 
 
@@ -115,8 +117,7 @@ class Rows:
         rows = read_rows(source, f"task.{split}", split)
         examples: dict[str, Example] = {}
         equal = 0
-        for number, row in enumerate(rows, start=1):
-            example = self._example(row, number)
+        for example in self._read_all(rows):
             if example.rejected is not None and example.rejected == example.completion:
                 equal += 1
             else:
@@ -131,6 +132,21 @@ class Rows:
         if repeated := len(rows) - equal - len(examples):
             log.warning("task.%s: left out %d rows whose prompt came before", split, repeated)
         return list(examples.values())
+
+    def _read_all(self, rows: Sequence[Row]) -> Iterator[Example]:
+        """The examples. One refused row refuses all; ConfigError names the rows."""
+        refused: dict[int, ConfigError] = {}
+        for number, row in enumerate(rows, start=1):
+            try:
+                yield self._example(row, number)
+            except ConfigError as error:
+                refused[number] = error
+                if len(refused) == MOST_REFUSED:
+                    break
+        if refused:
+            first, *others = refused
+            more = f" (refused for such reasons too: rows {', '.join(map(str, others))})" if others else ""
+            raise ConfigError(f"{refused[first]}{more}") from refused[first]
 
     def _example(self, row: Row, number: int) -> Example:
         prompt = self._rendered_prompt(row, number)
