@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import engine_calls
@@ -231,6 +232,16 @@ def test_rows_that_have_ended_are_dropped_from_the_forward_passes(
     assert len(sizes) == len(going)  # and not one pass more than the longest completion needs
     assert all(0.75 * rows <= alive <= rows for rows, alive in zip(sizes, going, strict=True))
     assert sizes[0] == lengths.size and sizes[-1] < 0.75 * sizes[0]
+
+
+def test_a_prompt_is_read_once_for_all_its_samples(architecture: str, policy: Callable[..., Policy]) -> None:
+    chosen = policy(architecture)
+    sizes: list[int] = []
+    with before_each_pass(chosen, sizes.append):
+        shared = generate(chosen, candidates(chosen), sampling=replace(SAMPLING, samples_per_prompt=6))
+    assert sizes[:2] == [N * P, 6 * N * P]
+    few = generate(chosen, candidates(chosen))
+    assert (shared.token_ids_NPS[:, :, :2] == few.token_ids_NPS).all()
 
 
 def test_a_row_is_truncated_exactly_when_it_did_not_end_with_an_end_of_sequence_token(llama: Policy) -> None:

@@ -124,6 +124,23 @@ def test_a_column_of_completions_goes_to_the_reward_too() -> None:
     assert example.completion == example.columns["answer"]
 
 
+def test_solved_rows_for_the_warm_start_may_come_from_elsewhere() -> None:
+    solved = [{"question": f"Half of {2 * i}?", "solution": f"{2 * i} / 2 = {i}"} for i in range(5)]
+    settings: dict[str, Any] = {"prompt": "question", "completion": "solution", "num_validation": 3}
+    task = Rows(train=ROWS, warmup=solved, **settings)
+    assert [example.completion for example in task.warmup] == [row["solution"] for row in solved]
+    assert len(task.train) == len(ROWS) - 3, "no row of train is spent on it"
+    assert {example.completion for example in task.train} == {None}, "these have no such column"
+    some = Rows(train=ROWS, warmup=solved, num_warmup=2, **settings)
+    assert some.warmup == task.warmup[:2] and some.train == task.train
+    with pytest.raises(ConfigError, match=r"task.num_warmup = 6, but task.warmup has 5 distinct rows"):
+        Rows(train=ROWS, warmup=solved, num_warmup=6, **settings)
+    with pytest.raises(ConfigError, match=r"task.warmup needs task.completion"):
+        Rows(train=ROWS, warmup=solved, prompt="question")
+    with pytest.raises(ConfigError, match=r"task.completion needs the column 'solution', which row 1"):
+        Rows(train=ROWS, warmup=[{"question": "Half of 2?"}], **settings)
+
+
 def test_chat_messages_in_the_file_are_passed_through() -> None:
     rows = [
         {

@@ -90,6 +90,8 @@ class RowsConfig(Section):
     """File or hub data set that selects the exported policy; null: taken from `train`."""
     test: Source | None = None
     """File or hub data set to report on; null: `num_test` rows of `train`."""
+    warmup: Source | None = None
+    """File or hub data set with solved rows for the warm start; null: `num_warmup` rows of `train`."""
     prompt: str = "prompt"
     """A column, or a template over columns such as `"Question: {question}\\nAnswer:"`."""
     completion: str | None = None
@@ -107,7 +109,7 @@ class RowsConfig(Section):
     num_test: CountOrNone = 0
     """Rows taken from `train` where `test` is null; 0: the validation rows are reported on."""
     num_warmup: CountOrNone = 0
-    """Rows taken from `train` for the warm start."""
+    """Rows for the warm start: taken from `train`, or the first of `warmup` (0: all of them)."""
     reward: RewardName = "math_answer"
     """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"

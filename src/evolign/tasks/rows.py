@@ -50,11 +50,12 @@ class Rows:
     `completion`, where there are references, and `rejected`, where there are worse ones. A prompt
     column may hold chat messages. Of a dialogue that begins with the prompt's messages, the completion is
     what follows; where one column is named for prompt and completion, it is the dialogue's last turn. Where
-    `validation` is None, its rows are taken from `train`, drawn by `seed`; so are the warm-up rows, and
-    `num_test` test rows where `test` is None. Without `train` the task is only for evaluation. Of rows with
-    one prompt the first counts; pairs of two equal completions are left out. Sources are described in
-    `files.py`, and what a value of a row is in `cells.py`; sources may also be lists of dicts or
-    `datasets.Dataset`s. Raises ConfigError for whatever is wrong with them.
+    `validation` is None, its rows are taken from `train`, drawn by `seed`; so are the warm-up rows where
+    `warmup` is None, and `num_test` test rows where `test` is None. With `warmup`, other rows need no
+    completion. Without `train` the task is only for evaluation. Of rows with one prompt the first counts;
+    pairs of two equal completions are left out. Sources are described in `files.py`, and what a value of a
+    row is in `cells.py`; sources may also be lists of dicts or `datasets.Dataset`s. Raises ConfigError for
+    whatever is wrong with them.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Rows:
         train: Source | None = None,
         validation: Source | None = None,
         test: Source | None = None,
+        warmup: Source | None = None,
         prompt: str = "prompt",
         completion: str | None = None,
         rejected: str | None = None,
@@ -76,10 +78,11 @@ class Rows:
         metric: str = "reward",
         seed: int = 0,
     ) -> None:
-        if num_warmup and completion is None:
+        if (num_warmup or warmup is not None) and completion is None:
+            asked = "task.warmup" if warmup is not None else f"task.num_warmup = {num_warmup}"
             raise ConfigError(
-                f"task.num_warmup = {num_warmup} needs task.completion, the column or template"
-                " that the warm start is trained on; set it, or set num_warmup to 0"
+                f"{asked} needs task.completion, the column or template that the warm start is trained on;"
+                " set it, or leave the setting out"
             )
         if rejected is not None and completion is None:
             raise ConfigError(
@@ -88,11 +91,14 @@ class Rows:
         self.reward, self.metric = reward, metric
         self._prompt, self._completion, self._rejected = prompt, completion, rejected
         self._system, self._chat = system, chat
+        self._solved_apart = warmup is not None
         everything = [] if train is None else self._examples(train, "train")
         self.validation = [] if validation is None else self._examples(validation, "validation")
         self.test = [] if test is None else self._examples(test, "test")
         self.train: list[Example] = []
         self.warmup: list[Example] = []
+        if warmup is not None:
+            self.warmup, num_warmup = self._solved(warmup, num_warmup), 0
         if train is None:
             if not self.test:
                 raise ConfigError(
@@ -106,18 +112,28 @@ class Rows:
         )
         check_enough(everything, "task.train", **wanted)
         shuffled = [everything[i] for i in stream(seed, "rows", "split").permutation(len(everything))]
-        self.warmup, shuffled = shuffled[:num_warmup], shuffled[num_warmup:]
+        self.warmup, shuffled = self.warmup + shuffled[:num_warmup], shuffled[num_warmup:]
         self.validation, shuffled = self.validation + shuffled[:held_out], shuffled[held_out:]
         self.test, shuffled = self.test + shuffled[:tested], shuffled[tested:]
         self.train = shuffled[:num_train]
         check_splits(self)
 
+    def _solved(self, warmup: Source, count: int) -> list[Example]:
+        """The first `count` rows for the warm start, or all for 0."""
+        solved = self._examples(warmup, "warmup")
+        if count > len(solved):
+            raise ConfigError(
+                f"task.num_warmup = {count}, but task.warmup has {len(solved)} distinct rows; lower it, or"
+                " set it to 0 to use them all"
+            )
+        return solved[: count or None]
+
     def _examples(self, source: Source, split: str) -> list[Example]:
         """The examples of a source, without pairs of equals and those whose prompt came before."""
-        rows = read_rows(source, f"task.{split}", split)
+        rows = read_rows(source, f"task.{split}", "train" if split == "warmup" else split)
         examples: dict[str, Example] = {}
         equal = 0
-        for example in self._read_all(rows):
+        for example in self._read_all(rows, solved=split == "warmup" or not self._solved_apart):
             if example.rejected is not None and example.rejected == example.completion:
                 equal += 1
             else:
@@ -133,12 +149,12 @@ class Rows:
             log.warning("task.%s: left out %d rows whose prompt came before", split, repeated)
         return list(examples.values())
 
-    def _read_all(self, rows: Sequence[Row]) -> Iterator[Example]:
+    def _read_all(self, rows: Sequence[Row], solved: bool) -> Iterator[Example]:
         """The examples. One refused row refuses all; ConfigError names the rows."""
         refused: dict[int, ConfigError] = {}
         for number, row in enumerate(rows, start=1):
             try:
-                yield self._example(row, number)
+                yield self._example(row, number, solved)
             except ConfigError as error:
                 refused[number] = error
                 if len(refused) == MOST_REFUSED:
@@ -148,12 +164,13 @@ class Rows:
             more = f" (refused for such reasons too: rows {', '.join(map(str, others))})" if others else ""
             raise ConfigError(f"{refused[first]}{more}") from refused[first]
 
-    def _example(self, row: Row, number: int) -> Example:
+    def _example(self, row: Row, number: int, solved: bool) -> Example:
         prompt = self._rendered_prompt(row, number)
+        completion = self._completion if solved or _has(self._completion, row) else None
         return Example(
             id=hashlib.blake2b(prompt_key(prompt).encode(), digest_size=8).hexdigest(),
             prompt=prompt,
-            completion=_answer(self._completion, prompt, row, number, "task.completion"),
+            completion=_answer(completion, prompt, row, number, "task.completion"),
             rejected=_answer(self._rejected, prompt, row, number, "task.rejected"),
             columns={k: value for k, value in row.items() if k not in {self._prompt, *RESERVED}},
         )
@@ -176,6 +193,11 @@ class Rows:
         if self._system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._system}, *messages]
         return messages
+
+
+def _has(template: str | None, row: Row) -> bool:
+    """Whether a row has the column that is meant; True for a template, whose columns are looked up later."""
+    return template is None or "{" in template or row.get(template) is not None
 
 
 def _answer(template: str | None, prompt: Prompt, row: Row, number: int, field: str) -> str | None:

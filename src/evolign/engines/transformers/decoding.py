@@ -18,6 +18,7 @@ COMPACT_BELOW = 0.75
 def decode(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
+    prompt_B: Sequence[int],
     key_B: Tensor,
     select: Callable[[Tensor], None],
     *,
@@ -26,27 +27,31 @@ def decode(
     temperature: float,
     advance: Callable[[int, int], None] = lambda written, dropped: None,
 ) -> list[tuple[int, ...]]:
-    """Completions of `prompts` as token ids, each up to and including its end-of-sequence token.
+    """Completions as token ids, each up to and including its end-of-sequence token.
 
-    `key_B` int64 names the rows' sampling noise. `select(row_B)` tells the adapter which rows of the
-    micro-batch the next forward pass holds. `advance(written, dropped)` hears at every step how many tokens
-    were written, and how many are not needed because rows have ended.
+    Row b follows `prompts[prompt_B[b]]`: a prompt is read once for all its rows. `key_B` int64 names the
+    rows' sampling noise. `select(prompt_R)` tells the adapter to which prompts the rows of the next forward
+    pass belong. `advance(written, dropped)` hears at every step how many tokens were written, and how many
+    are not needed because rows have ended.
     """
-    device = model.device
+    device, rows = model.device, len(prompt_B)
     ids_BT, mask_BT, position_BT = left_pad(prompts, max_new_tokens, device)
     length = ids_BT.shape[1]
     past = in_place_cache(model.config)
     eos_E = torch.tensor(eos_token_ids, device=device)
-    row_B = torch.arange(len(prompts), device=device)
-    tokens_BT = torch.empty(len(prompts), max_new_tokens, dtype=torch.long, device=device)
-    going_B = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    noise = Noise(key_B.to(device), temperature)
-
-    num_going = len(prompts)
-    select(row_B)
+    row_B, of_prompt_B = torch.arange(rows, device=device), torch.tensor(prompt_B, device=device)
+    tokens_BT = torch.empty(rows, max_new_tokens, dtype=torch.long, device=device)
+    going_B = torch.ones(rows, dtype=torch.bool, device=device)
+    noise, num_going = Noise(key_B.to(device), temperature), rows
+    select(torch.arange(len(prompts), device=device))
     for step in range(max_new_tokens):
         seen_BT = None if mask_BT is None else mask_BT[:, : length + step]
         logits_BV = logits(model, ids_BT, seen_BT, position_BT, last=1, past=past)[:, 0]
+        if step == 0 and len(prompts) < rows:
+            select_rows(past, of_prompt_B)
+            logits_BV, position_BT = logits_BV[of_prompt_B], position_BT[of_prompt_B]
+            mask_BT = None if mask_BT is None else mask_BT[of_prompt_B]
+            select(of_prompt_B)
         token_B = noise.choose(logits_BV, step)
         tokens_BT[row_B, step] = token_B
         going_B = going_B & (token_B[:, None] != eos_E).all(1)
@@ -66,7 +71,7 @@ def decode(
                 position_BT[kept],
             )
             mask_BT = None if mask_BT is None else mask_BT[kept]
-            select(row_B)
+            select(of_prompt_B[row_B])
         ids_BT = token_B[:, None]
     return _until_end(tokens_BT.tolist(), eos_token_ids)
 

@@ -39,7 +39,7 @@ Cut = Callable[[Sequence[int]], Iterator[list[int]]]
 @dataclass(frozen=True)
 class _Row:
     candidate: int
-    prompt: list[int]
+    prompt: str
     noise_key: int
 
 
@@ -101,20 +101,23 @@ class TransformersEngine:
         check_call(population, version, asked, known, sampling.max_new_tokens)
         rows = list(self._rows(prompts_NP, sampling))
 
-        def generate(batch: list[int], candidates: list[int]) -> list[tuple[int, ...]]:
-            candidate_B = self._numbers(candidates)
+        def generate(batch: list[int], slots: list[int]) -> list[tuple[int, ...]]:
+            slot = {(rows[i].candidate, rows[i].prompt): n for i, n in zip(batch, slots, strict=True)}
+            number = {prompt: p for p, prompt in enumerate(slot)}
+            candidate_P = self._numbers(slot.values())
             return decode(
                 self._base.model,
-                [rows[i].prompt for i in batch],
+                [known[name] for _, name in number],
+                [number[rows[i].candidate, rows[i].prompt] for i in batch],
                 torch.tensor([rows[i].noise_key for i in batch]),
-                lambda row_B: self._lora.select(candidate_B[row_B]),
+                lambda prompt_R: self._lora.select(candidate_P[prompt_R]),
                 eos_token_ids=self._base.eos_token_ids,
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 advance=phase.advance,
             )
 
-        length_M = [len(row.prompt) for row in rows]
+        length_M = [len(known[row.prompt]) for row in rows]
         with self._progress.phase("writing", len(rows) * sampling.max_new_tokens, "tokens") as phase:
             tokens = self._run(
                 generate,
@@ -171,7 +174,7 @@ class TransformersEngine:
         for candidate, names in enumerate(prompts_NP):
             for name in names:
                 for noise_key in keys[name]:
-                    yield _Row(candidate, self._base.prompts[name], noise_key)
+                    yield _Row(candidate, name, noise_key)
 
     def _run(
         self,
