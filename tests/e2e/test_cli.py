@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -142,7 +143,8 @@ def test_check_passes_a_good_recipe_and_says_what_it_costs(cli: Cli, recipe: Pat
     assert all(line.startswith("ok ") for line in found.values())
     assert "8 warmup, 12 train, 6 validation, 6 test rows, disjoint" in found["data"]
     assert "gold completions score 1.00, empty 0.00" in found["reward"]
-    assert "adapter on k_proj, o_proj, q_proj, v_proj; 20 completions a generation" in found["model"]
+    assert "adapter on k_proj, o_proj, q_proj, v_proj; " in found["model"]
+    assert re.search(r"MiB for a search in \d+ dimensions; 20 completions a generation", found["model"])
 
 
 def test_check_fails_a_reward_that_cannot_tell_right_from_wrong(

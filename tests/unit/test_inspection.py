@@ -8,10 +8,16 @@ import pytest
 from tiny_models import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from evolign.commands.check import check
+from evolign.commands.check import _trained, check
+from evolign.commands.run import check_model, resume, run
+from evolign.config import Config, EvolutionConfig
 from evolign.config.recipe import parse
+from evolign.errors import ConfigError
+from evolign.policy.base_model import load_base_model
 from evolign.policy.encoder import PromptEncoder
 from evolign.policy.inspection import as_shown, doubts
+from evolign.policy.search_memory import Layer, search_memory
+from evolign.runs.progress import Silent
 from evolign.tasks.leaks import leaks
 from evolign.tasks.rows import Rows
 from evolign.types import Example
@@ -127,11 +133,11 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def checked(model: Path, rows: list[dict[str, Any]], **task: Any) -> dict[tuple[str, str], str]:
-    """What check says of rows for that model, by subject and status."""
+def recipe(model: Path, rows: list[dict[str, Any]], **task: Any) -> Config:
+    """A recipe for that model and rows."""
     path = model.parent / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = parse(
+    return parse(
         {
             "method": "sft",
             "model": {"name": str(model)},
@@ -140,7 +146,12 @@ def checked(model: Path, rows: list[dict[str, Any]], **task: Any) -> dict[tuple[
             "training": {"batch_size": 2},
         }
     )
-    return {(finding.what, finding.status): finding.detail for finding in check(config)}
+
+
+def checked(model: Path, rows: list[dict[str, Any]], **task: Any) -> dict[tuple[str, str], str]:
+    """What check says of rows for that model, by subject and status."""
+    findings = check(recipe(model, rows, **task))
+    return {(finding.what, finding.status): finding.detail for finding in findings}
 
 
 def test_check_shows_the_prompt_and_warns(model: Path) -> None:
@@ -150,6 +161,57 @@ def test_check_shows_the_prompt_and_warns(model: Path) -> None:
     assert "65 tokens and the model has 64 embeddings: texts with the token" in found["prompt", "WARNING"]
     assert found["sampling", "ok"].startswith("do_sample = True, top_k = 7 in generation_config.json are not")
     assert not [status for _, status in found if status == "FAILED"]
+
+
+def test_a_run_says_once_what_check_warns_of(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("evolign.trainers.trl.sft", lambda config, run, task, base, progress: {})
+    monkeypatch.setattr(Silent, "say", lambda self, text: said.append(text))
+    config = recipe(model, SOLVED, prompt="m", completion="{m[1][content]}")
+    run(config, tmp_path / "run", progress=Silent())
+    told = [text for text in said if text.startswith("Warning: ")]
+    for words in (PREFILL, INSIDE, "65 tokens and the model has 64 embeddings"):
+        assert sum(words in text for text in told) == 1
+    said.clear()
+    resume(tmp_path / "run", trust=True, progress=Silent())
+    assert not [text for text in said if text.startswith("Warning: ")], "a resumed run has said it"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("strategy.covariance=full", "strategy.covariance = full takes .* GiB .*; set strategy.covariance="),
+        (
+            "strategy.name=openai_es space.name=lora",
+            "space.name = lora takes .*; lower adapter.rank or space",
+        ),
+        ("strategy.population=100000", r"strategy.population = 100,000 takes .*; lower it"),
+    ],
+)
+def test_a_search_that_memory_cannot_hold_is_refused_before_it_is_taken(
+    overrides: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [Layer(64, 2048, 2048)] * 100
+    config = parse({"strategy": {"sigma": 0.1}}, overrides.split())
+    assert isinstance(config, EvolutionConfig)
+    monkeypatch.setattr("evolign.policy.search_memory.machine_memory_bytes", lambda: 2**40)
+    need = search_memory(config, layers)
+    assert "MiB for a search in" in str(need)
+    monkeypatch.setattr("evolign.policy.search_memory.machine_memory_bytes", lambda: int(need.total) - 1)
+    with pytest.raises(ConfigError, match=words):
+        search_memory(config, layers)
+
+
+def test_a_run_and_check_estimate_the_memory_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse({"strategy": {"sigma": 0.1}})
+    base = load_base_model(config.model)
+    told = _trained(base.model, config)
+    assert " MiB for a search in 256 dimensions; 1,600 completions a generation" in told
+    monkeypatch.setattr("evolign.policy.search_memory.machine_memory_bytes", lambda: 1000)
+    with pytest.raises(ConfigError, match="and this machine has"):
+        check_model(config, base)
 
 
 @pytest.mark.parametrize(("column", "what"), [("q", "model"), ("a", "prompt")])

@@ -138,7 +138,7 @@ def _model(config: Config, task: Task | None) -> tuple[str, "BaseModel"]:
     size = f"{model.num_parameters():,} parameters, {weights / GIB:.2f} GiB as {kind}"
     remark = check_model(config, base)
     return (
-        f"{config.model.name}: {size}; {seen}{_trained(model, config)}{_rows(config)}{row / 2**20:.1f} MiB "
+        f"{config.model.name}: {size}; {seen}{_trained(model, config)}{row / 2**20:.1f} MiB "
         f"of memory for each that is generated at once{f'. {remark}' if remark else ''}",
         base,
     )
@@ -174,20 +174,18 @@ def _base(config: Config) -> tuple[Any, str]:
 
 
 def _trained(model: Any, config: Config) -> str:
-    """What is searched or trained."""
+    """What is searched or trained, with its memory, and how many completions a generation takes."""
     from evolign.policy.policy import adapted_layers
+    from evolign.policy.search_memory import search_memory
 
     if config.adapter is None:
         return "all weights are trained; "
-    names = {name.rpartition(".")[2] for name in adapted_layers(config, model)}
-    return f"adapter on {', '.join(sorted(names))}; "
-
-
-def _rows(config: Config) -> str:
-    """How many completions a generation takes."""
+    layers = adapted_layers(config, model)
+    names = {name.rpartition(".")[2] for name in layers}
+    told = f"adapter on {', '.join(sorted(names))}; "
     if not isinstance(config, EvolutionConfig):
-        return ""
+        return told
     rows = config.evolution.prompts_per_generation * config.sampling.samples_per_prompt
     if config.fitness.name == "reward":
         rows *= config.strategy.population + 1
-    return f"{rows:,} completions a generation, "
+    return f"{told}{search_memory(config, layers.values())}; {rows:,} completions a generation, "

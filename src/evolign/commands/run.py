@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from evolign.commands.track import follow, hand_over
-from evolign.config import Config
+from evolign.config import Config, EvolutionConfig
 from evolign.config.recipe import as_tree, dump, load
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
@@ -24,6 +24,7 @@ from evolign.runs.record import PROVENANCE, changed, finished, new_run, provenan
 from evolign.seeding import random_states_kept
 from evolign.tasks import build_task
 from evolign.tasks.base import Task, check_splits, examples
+from evolign.tasks.leaks import leaks
 from evolign.tasks.needs import check_needs
 from evolign.tracking import check_trackers
 
@@ -82,12 +83,12 @@ def run(
     check_new(Path(out).expanduser())
     task_is_named = task is None
     task, base = _load(config, task, base)
-    remark = check_model(config, base)
+    said = [check_model(config, base), *(f"Warning: {doubt}." for doubt in _doubts(task, base))]
     with RunDir.create(out, dump(config)) as run_dir:
         if task_is_named:
             remember(as_tree(config))
         try:
-            return _execute(config, run_dir, task, base, progress, remark)
+            return _execute(config, run_dir, task, base, progress, said)
         except ConfigError:
             run_dir.discard()
             raise
@@ -147,19 +148,29 @@ def check_model(config: Config, base: "BaseModel") -> str:
     from evolign.engines.transformers.forward import check_cached
     from evolign.engines.transformers.self_test import self_test
     from evolign.policy.policy import adapted_layers
+    from evolign.policy.search_memory import search_memory
     from evolign.policy.targets import left_out
 
     remarks = []
     generates = config.method != "reward_model" and config.engine.abilities.exact  # else it is vLLM's matter
     if generates:
         check_cached(base.model)
-    adapted_layers(config, base.model)
+    layers = adapted_layers(config, base.model)
+    if isinstance(config, EvolutionConfig):
+        search_memory(config, layers.values())
     if generates and self_test(base, config.adapter):
         kind = base.model.config.model_type
         remarks.append(f"The self-test of the architecture {kind}, which our tests do not cover, has passed.")
     if config.adapter is not None and (passed_over := left_out(base.model, config.adapter)):
         remarks.append(f"adapter.target_modules = {config.adapter.target_modules}: {passed_over}.")
     return " ".join(remarks)
+
+
+def _doubts(task: Task, base: "BaseModel") -> list[str]:
+    """What `evolign check` warns of in rows, and in prompts as the model is shown them."""
+    from evolign.policy.inspection import doubts
+
+    return [*leaks(task), *doubts(base.encoder, examples(task))]
 
 
 def _load(config: Config, task: Task | None, base: "BaseModel | None") -> tuple[Task, "BaseModel"]:
@@ -182,7 +193,7 @@ def _execute(
     task: Task,
     base: "BaseModel",
     progress: Progress | None,
-    remark: str = "",
+    said: Sequence[str] = (),
 ) -> Result:
     _check_provenance(config, run_dir, task, base)
     run_dir.check_warm_start()
@@ -190,8 +201,8 @@ def _execute(
     with ExitStack() as stack:
         terminal = nullcontext(progress) if progress is not None else Terminal(run_dir.path / "log.txt")
         shown = Alarms(run_dir.path, stack.enter_context(terminal))
-        if remark:
-            shown.say(remark)
+        for sentence in filter(None, said):
+            shown.say(sentence)
         follower = stack.enter_context(follow(run_dir, config.tracking, shown))
         summary = method(config, run_dir, task, base, follower)
         hand_over(run_dir, follower)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from evolign import disk, untrusted
 from evolign.config import AdapterConfig
 from evolign.errors import ConfigError
+from evolign.policy.search_memory import Layer
 from evolign.policy.targets import lora_config
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -86,12 +87,15 @@ class Adapter:
         disk.write(folder / "adapter_config.json", text + "\n")
 
 
-def new_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
-    """`model` with a new adapter inside: A from Kaiming's uniform, B = 0, so that it changes nothing."""
+def new_adapter(model: Any, config: AdapterConfig, seed: int, *, shapes_only: bool = False) -> PeftModel:
+    """`model` with a new adapter inside: A from Kaiming's uniform, B = 0, so that it changes nothing.
+
+    With `shapes_only`, the adapter takes no memory.
+    """
     try:
         with putting_in():
             torch.manual_seed(seed)
-            peft_model = get_peft_model(model, lora_config(model, config))
+            peft_model = get_peft_model(model, lora_config(model, config), low_cpu_mem_usage=shapes_only)
         _check_rank(peft_model, f"adapter.rank = {config.rank}")
     except ValueError as error:
         _take_out(model)
@@ -130,6 +134,14 @@ def _check_rank(peft_model: PeftModel, what: str) -> None:
                 f"{what} is larger than the layer {name!r}, whose smaller side is {largest}; use a rank of "
                 f"{largest} or less, or leave the layer out"
             )
+
+
+def layers_of(peft_model: PeftModel) -> dict[str, Layer]:
+    """The sizes of the adapted layers by their name in the base model."""
+    return {
+        name: Layer(layer.r["default"], layer.in_features, layer.out_features)
+        for name, layer in _lora_layers(peft_model)
+    }
 
 
 def _lora_layers(peft_model: PeftModel) -> Iterator[tuple[str, Any]]:

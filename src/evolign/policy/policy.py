@@ -15,9 +15,10 @@ from evolign.config import (
     ModelConfig,
     SpaceConfig,
 )
-from evolign.policy.adapter import Adapter, adapted, new_adapter, read_adapter
+from evolign.policy.adapter import Adapter, layers_of, new_adapter, read_adapter
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.restoring import given_back
+from evolign.policy.search_memory import Layer
 from evolign.policy.spaces import SPACES
 from evolign.policy.spaces.base import SearchSpace
 from evolign.policy.spaces.fixed import NO_ADAPTER, Fixed
@@ -86,24 +87,25 @@ def load_policy(
     return PolicySpec(model, str(folder), config.space, config.seed).build(base)
 
 
-def adapted_layers(config: Config, model: Any) -> list[str]:
+def adapted_layers(config: Config, model: Any) -> dict[str, Layer]:
     """The layers of `model`, which is left as it was, that the adapter of a run is on.
 
     Raises ConfigError where it does not fit them.
     """
     adapter = config.adapter
     if adapter is None:
-        return []
+        return {}
     if adapter.path is not None:
-        names = list(read_adapter(model, adapter.path).modules)
+        modules = read_adapter(model, adapter.path).modules
+        layers = {name: Layer(len(lora.A), lora.A.shape[1], len(lora.B)) for name, lora in modules.items()}
     else:
         with given_back(model):
-            peft_model = new_adapter(model, adapter, config.seed)
-            names = adapted(peft_model)
+            peft_model = new_adapter(model, adapter, config.seed, shapes_only=True)
+            layers = layers_of(peft_model)
             peft_model.unload()
     if isinstance(config, GradientConfig) or (adapter.path is None and adapter.warm_start is not None):
-        check_trainable(model, names)
-    return names
+        check_trainable(model, [*layers])
+    return layers
 
 
 def starting_adapter(

@@ -75,6 +75,11 @@ def memory_limit_bytes() -> int:
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         total: int = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         return total
+    return machine_memory_bytes()
+
+
+def machine_memory_bytes() -> int:
+    """The machine's memory, or what its container leaves of it."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in CONTAINER_LIMITS:
         with suppress(OSError, ValueError):  # there is none, or it is "max"
