@@ -476,7 +476,7 @@ def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: fl
     calibration = calibrate(engine, candidates_at(line(50), config), prompts, Sampling(8), config, Silent())
     found, cost = calibration.found, calibration.cost
     assert abs(found.value - wanted) <= TOLERANCE * wanted
-    assert cost.completions == calibration.rows == found.measurements * 9 * 32
+    assert cost.completions == calibration.sequences == found.measurements * 9 * 32
     assert cost.tokens > cost.completions
     fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
     names = [[example.id for example in prompts]] * 201
@@ -565,7 +565,7 @@ def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:
     run = go(settings(strategy={"sigma": "auto"}), respond)
     spent = run.rows[0]["completions"]
     calibration = run.outcome.state.calibration
-    assert calibration is not None and calibration["completions"] == calibration["rows"] == spent
+    assert calibration is not None and calibration["completions"] == calibration["sequences"] == spent
     assert calibration["measurements"] * 9 * 12 == spent
     assert spent > 0 and spent % (9 * 12) == 0, "8 candidates and the mean on the 12 prompts that there are"
     assert run.outcome.state.completions == spent + 6 * 36

@@ -456,7 +456,7 @@ def test_calibration_costs_three_measurements_on_few_completions_and_is_announce
         calibration = fitness.calibrate(llama.space, progress)
     found = calibration.found
     assert abs(found.value - 0.005) <= TOLERANCE * 0.005 and found.measurements <= 3
-    assert calibration.cost.completions == 12 and calibration.rows == 12 + found.measurements * 8 * 12
+    assert calibration.cost.completions == 12 and calibration.sequences == 12 + found.measurements * 8 * 12
     assert progress.said == [
         "Calibrating sigma: 8 candidates read some of the mean's completions of 3 prompts, until they "
         "diverge by 0.005 nats per completion."

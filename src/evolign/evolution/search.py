@@ -108,7 +108,7 @@ class Search:
         found = calibration.found
         self._progress.say(
             f"sigma = {found.sigma:.3g} (calibrated: {calibration.words}; {found.measurements} step sizes, "
-            f"{calibration.rows:,} rows, {found.seconds:.0f} s)"
+            f"{calibration.sequences:,} sequences, {found.seconds:.0f} s)"
         )
         state = State(initial_sigma=found.sigma, calibration=calibration.facts(), seconds=found.seconds)
         state.add(calibration.cost)

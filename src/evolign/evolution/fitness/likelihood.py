@@ -123,8 +123,8 @@ class LikelihoodFitness:
             found = bisect(
                 counted(divergence_at, phase), self._options.divergence, _divergence_in_words, power=2
             )
-        rows = len(token_ids) + found.measurements * len(readings[0])
-        return Calibration(found, _divergence_in_words(found.value), rows, rollouts.cost)
+        sequences = len(token_ids) + found.measurements * len(readings[0])
+        return Calibration(found, _divergence_in_words(found.value), sequences, rollouts.cost)
 
     def draw(self, version: int, generation: int) -> Batch:
         """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
