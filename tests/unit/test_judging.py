@@ -53,11 +53,15 @@ def prefers_ours(number: int, body: dict[str, Any]) -> str:
 
 
 def test_verdicts_are_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
-    found = evolign.judge(rows(), by=lambda prompt, a, b: "A", out=tmp_path)
-    with full_disk(100), pytest.raises(ConfigError, match="cannot write the verdicts"):
-        evolign.judge(rows(), by=lambda prompt, a, b: "B", out=tmp_path)
-    assert json.loads((tmp_path / "win_rate.json").read_text()) == found.summary
-    assert [row for _, row in jsonl.read(tmp_path / "verdicts.jsonl")] == found.verdicts
+    found = evolign.judge(rows(1), by=lambda prompt, a, b: "A", out=tmp_path)
+    [small, large] = [(tmp_path / name).stat().st_size for name in ("verdicts.jsonl", "win_rate.json")]
+    assert small + 10 < large
+    for most in (small - 10, small + 10):  # the first file does not fit, then only the second
+        with full_disk(most), pytest.raises(ConfigError, match="cannot write the verdicts"):
+            evolign.judge(rows(1), by=lambda prompt, a, b: "B", out=tmp_path)
+        assert json.loads((tmp_path / "win_rate.json").read_text()) == found.summary
+        told = [row for _, row in jsonl.read(tmp_path / "verdicts.jsonl")]
+        assert (told == found.verdicts) is (most < small)
 
 
 # An endpoint.
