@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from evolign.policy.encoder import EncodedPrompts
 
 
+class EngineDeadError(EngineError):
+    """A process of the engine has ended: it has to be made anew. A pool of engines does that itself."""
+
+
 class Engine(Protocol):
     """Runs candidates by inference. It is a context manager, which releases models and workers."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evolign.config.engines import RayConfig
+from evolign.engines.base import EngineDeadError
 from evolign.engines.ray.cluster import diagnosis, end, import_ray, last_words, room
 from evolign.engines.ray.ledger import Known, Ledger
 from evolign.engines.ray.probe import Answer, differences
@@ -24,6 +25,7 @@ from evolign.errors import EngineError, EvolignError, first_line
 TICK_SECONDS = 0.5
 """How often the pool looks for deadlines and for new nodes while it waits."""
 SAY_AGAIN_SECONDS = 30.0
+CLOSE_SECONDS = 10.0
 MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after the other while none is ready."""
 MOST_LOSSES = 5
@@ -32,7 +34,7 @@ LATE = 1.5
 """A piece that takes so many times the median is asked of another worker that has nothing else to do."""
 FIRST_PIECE_SECONDS, LEAST_PIECE_SECONDS, PIECE_FACTOR = 1800.0, 60.0, 10.0
 CARRIED = ("HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM")
-"""Environment of this process that workers get too, where it is set."""
+"""Environment of this process that workers get too, and what is vLLM's, but for its addresses."""
 
 
 @dataclass(eq=False)
@@ -217,7 +219,8 @@ class Pool:
         try:
             answer = self._ray.get(member.reference)
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, EvolignError) and member.known is not None:
+            theirs = isinstance(error.cause, EvolignError) and not isinstance(error.cause, EngineDeadError)
+            if theirs and member.known is not None:
                 member.reference = None
                 if member.piece is None:
                     return  # of a call that an earlier error has ended
@@ -254,7 +257,7 @@ class Pool:
 
     def _actor_class(self) -> Any:
         threads = str(self._config.cpus_per_worker)
-        environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
+        environment = {name: value for name, value in os.environ.items() if _carried(name)}
         environment |= {"OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"}  # bars are no last words
         return self._ray.remote(Worker).options(
             num_cpus=self._config.cpus_per_worker,
@@ -273,7 +276,7 @@ class Pool:
 
     def _judged(self, member: Member, answer: Answer) -> None:
         """Take up a worker that has answered the probe as it should."""
-        wrong = list(differences(self._expected, answer))
+        wrong = list(differences(self._expected, answer, exact=self._config.abilities.exact))
         if wrong:
             self._refused += 1
             self._dismiss(member)
@@ -343,6 +346,13 @@ class Pool:
         return [m.who for m in self._members if m.known is not None and m.who is not None]
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; those that wait for work release first what their engines hold."""
+        idle = [member.actor.close.remote() for member in self._members if member.idle]
+        if idle:
+            self._ray.wait(idle, num_returns=len(idle), timeout=CLOSE_SECONDS)
         for member in list(self._members):
             self._dismiss(member)
+
+
+def _carried(name: str) -> bool:
+    return name in CARRIED or (name.startswith("VLLM_") and name not in ("VLLM_HOST_IP", "VLLM_PORT"))

@@ -19,6 +19,8 @@ EXAMPLE = Example("evolign probe", "1+2=")
 NEW_TOKENS, SIGMA = 8, 0.05
 CLOSE = 1e-3
 """Relative difference that log-probabilities may have."""
+LESS_LIKELY = 0.5
+"""Nats per token that greedy completions may lose to rounding, of those of an engine that is not exact."""
 PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
@@ -65,11 +67,11 @@ def ask(policy: Policy, engine: Engine) -> Answer:
     )
 
 
-def differences(wanted: Answer, given: Answer) -> Iterator[str]:
+def differences(wanted: Answer, given: Answer, *, exact: bool = True) -> Iterator[str]:
     """In what `given` is not the answer that was wanted, as parts of a sentence.
 
     Weights and completions are compared between devices of one kind only: another kind may hold the same
-    weights in another precision.
+    weights in another precision. Where engines are not exact, completions may differ, but not be less likely.
     """
     for name, ours in wanted.versions.items():
         if given.versions.get(name) != ours:
@@ -82,6 +84,10 @@ def differences(wanted: Answer, given: Answer) -> Iterator[str]:
         return
     if given.weights != wanted.weights:
         yield "other weights of the base model"
+    if not exact:
+        if (short := _per_token(wanted) - _per_token(given)) > LESS_LIKELY:
+            yield f"completions of the probe that are {short:.2f} nats per token less likely than those here"
+        return
     if given.token_ids != wanted.token_ids:
         yield f"other completions of the probe ({given.token_ids} there, {wanted.token_ids} here)"
     elif not all(
@@ -89,6 +95,11 @@ def differences(wanted: Answer, given: Answer) -> Iterator[str]:
         for a, b in zip(given.logprobs, wanted.logprobs, strict=True)
     ):
         yield "other log-probabilities of the probe"
+
+
+def _per_token(answer: Answer) -> float:
+    """Mean log-probability of a token of the completions."""
+    return sum(map(sum, answer.logprobs)) / sum(map(len, answer.token_ids))
 
 
 def _code() -> str:

@@ -101,6 +101,10 @@ class Worker:
         self._engine.__enter__()
         return ask(policy, self._engine)
 
+    def close(self) -> None:
+        """Release what the engine holds beside this process: other processes, shared memory."""
+        self._engine.__exit__(None, None, None)
+
     def work(self, news: News, number: int, call: list[Any], piece: bytes) -> bytes:
         """Seconds that a piece has taken, and the answer to it.
 

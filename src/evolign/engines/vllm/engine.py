@@ -20,6 +20,7 @@ from evolign.config.engines import VllmConfig
 from evolign.engines.base import check_call, live_model
 from evolign.engines.rows import as_rollouts, noise_keys
 from evolign.engines.transformers.engine import TransformersEngine
+from evolign.engines.vllm.liveness import living, watched
 from evolign.errors import ConfigError, EngineError, first_line
 from evolign.policy.adapter import Adapter
 from evolign.policy.base_model import source
@@ -123,9 +124,10 @@ class VllmEngine:
                     prompts.append({"prompt_token_ids": self._base.prompts[name]})
                     how.append(self._sampling(sampling, noise_key))
                     requests.append(request)
-        answers = self._llm.generate(prompts, how, lora_request=requests, use_tqdm=False)
-        for number in numbers:
-            self._llm.collective_rpc("take_adapter", args=(number,))
+        with living():
+            answers = self._llm.generate(prompts, how, lora_request=requests, use_tqdm=False)
+            for number in numbers:
+                self._llm.collective_rpc("take_adapter", args=(number,))
         return [tuple(answer.outputs[0].token_ids) for answer in answers]
 
     def _sampling(self, sampling: Sampling, noise_key: int) -> Any:
@@ -143,7 +145,10 @@ class VllmEngine:
         from safetensors.torch import save
 
         config = {**adapter.config, "target_modules": sorted(adapter.config["target_modules"])}
-        added = self._llm.collective_rpc("add_adapter_bytes", args=(number, save(adapter.tensors()), config))
+        with living():
+            added = self._llm.collective_rpc(
+                "add_adapter_bytes", args=(number, save(adapter.tensors()), config)
+            )
         if not all(added):
             raise EngineError(
                 f"vLLM did not take the adapter of a candidate; use engine.max_loras below "
@@ -181,6 +186,7 @@ class VllmEngine:
                 "above, and give it what it asks for in engine.options"
             ) from error
         self._entered.callback(self._end)
+        self._entered.enter_context(watched(self._llm))
         missing = sorted({part for parts in self._llm.collective_rpc("missing_parts") for part in parts})
         if missing:
             self._entered.close()
