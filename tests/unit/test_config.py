@@ -313,6 +313,41 @@ def test_what_a_method_does_not_know_or_cannot_do_is_told(method: str, override:
         parse({"method": method}, [override])
 
 
+SERVED = "http://localhost:8000"
+
+
+@pytest.mark.parametrize(
+    ("engine", "fitness", "words"),
+    [
+        (
+            {"name": "vllm", "url": SERVED},
+            "likelihood",
+            "reads completions, which engine.name = 'vllm' cannot",
+        ),
+        (
+            {"name": "vllm", "url": "localhost:8000"},
+            "reward",
+            "must be the address of a server, such as http",
+        ),
+        ({"name": "vllm", "url": [SERVED, "file:///etc"]}, "reward", "must be the address of a server"),
+        ({"name": "vllm", "url": []}, "reward", "at least 1 item"),
+        (
+            {"name": "vllm", "url": SERVED, "gpu_memory": 0.9},
+            "reward",
+            "engine.gpu_memory is for vLLM in this",
+        ),
+        ({"name": "ray", "worker": {"name": "vllm", "url": SERVED}}, "reward", "servers .* need no workers"),
+    ],
+)
+def test_servers_of_vllm_are_asked_for_what_they_can(
+    engine: dict[str, object], fitness: str, words: str
+) -> None:
+    sampling = {"samples_per_prompt": 4}
+    strategy = {"name": "openai_es"}
+    with pytest.raises(ConfigError, match=words):
+        parse({"engine": engine, "fitness": {"name": fitness}, "sampling": sampling, "strategy": strategy})
+
+
 def test_singular_values_are_those_of_an_adapter() -> None:
     with pytest.raises(
         ConfigError, match="space trains the singular values of an adapter, but adapter = null"

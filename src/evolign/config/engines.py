@@ -1,9 +1,11 @@
 """The engines, and what each of them can do."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
+from evolign.config.paths import FolderOrName
 from evolign.config.section import AtMost, Auto, Batch, Section, Share
 from evolign.types import Abilities
 
@@ -12,6 +14,22 @@ LARGEST = AtMost(10**6, "no machine has a petabyte of memory")
 POOL = AtMost(100_000, "no cluster has room for more workers")
 GPUS = AtMost(64, "no machine has more GPUs")
 WEEK = AtMost(604_800, "nobody waits for longer than a week")
+THREADS = AtMost(4096, "each of them is a thread of this process")
+
+
+def _address(url: str) -> str:
+    """`url`, if it is that of a server."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ValueError("must be the address of a server, such as http://localhost:8000")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_address)]
 
 
 class TransformersConfig(Section):
@@ -35,11 +53,21 @@ class TransformersConfig(Section):
 
 class VllmConfig(Section):
     """Writing by vLLM, with one adapter per candidate, and reading by transformers beside it; needs
-    `pip install 'evolign[vllm]'`."""
+    `pip install 'evolign[vllm]'`, or servers that run already."""
 
     name: Literal["vllm"] = "vllm"
+    url: Url | Annotated[list[Url], Field(min_length=1)] | None = None
+    """One or several `vllm serve` that run already, such as http://localhost:8000; null: vLLM runs in
+    this process. Servers write and cannot read."""
     max_loras: Batch = 16
-    """Candidates in one call; larger populations go in waves."""
+    """Candidates in one call, and on one server at a time; larger populations go in waves."""
+    adapters: FolderOrName | None = None
+    """Folder for adapters that servers load, which they see under the same path; null: a temporary
+    one."""
+    requests: Annotated[int, Field(ge=1), THREADS] = 64
+    """Requests that one server is sent at once."""
+    request_seconds: Annotated[float, Field(gt=0), WEEK] = 600.0
+    """A server that takes longer for a request ends the run."""
     tensor_parallel: Annotated[int, Field(ge=1), GPUS] = 1
     """GPUs over which vLLM spreads one model."""
     gpu_memory: Share = 0.5
@@ -49,10 +77,25 @@ class VllmConfig(Section):
     options: dict[str, Any] = {}
     """Further arguments of `vllm.LLM`, such as max_model_len or quantization."""
 
+    @model_validator(mode="after")
+    def _servers_have_their_own_settings(self) -> "VllmConfig":
+        for name in ("tensor_parallel", "gpu_memory", "options"):
+            if self.url is not None and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"engine.{name} is for vLLM in this process, and engine.url names servers; leave one of "
+                    "them out, and start the servers with it"
+                )
+        return self
+
+    @property
+    def urls(self) -> list[str]:
+        """The servers that are asked."""
+        return [] if self.url is None else [self.url] if isinstance(self.url, str) else self.url
+
     @property
     def abilities(self) -> Abilities:
         """What the engine can do."""
-        return Abilities(exact=False, reads=True, live_weights=False)
+        return Abilities(exact=False, reads=self.url is None, live_weights=False)
 
 
 WorkerConfig = Annotated[TransformersConfig | VllmConfig, Field(discriminator="name")]
@@ -82,6 +125,15 @@ class RayConfig(Section):
     piece_seconds: Annotated[float, Field(gt=0), WEEK] | Auto = "auto"
     """A worker that takes longer for a piece is replaced; auto: 10 times the slowest piece so far, but
     at least a minute, and half an hour for the first."""
+
+    @model_validator(mode="after")
+    def _workers_hold_a_model(self) -> "RayConfig":
+        if isinstance(self.worker, VllmConfig) and self.worker.url is not None:
+            raise ValueError(
+                "engine.worker.url: servers that run already need no workers; use engine.name = vllm with "
+                "engine.url, which may name several"
+            )
+        return self
 
     @property
     def abilities(self) -> Abilities:

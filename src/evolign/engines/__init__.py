@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "transformers": "evolign.engines.transformers.engine:TransformersEngine",
-    "vllm": "evolign.engines.vllm.engine:VllmEngine",
+    "vllm": "evolign.engines.vllm:make",
     "ray": "evolign.engines.ray.engine:RayEngine",
 }
 
