@@ -7,7 +7,7 @@ Shape letters, used as suffixes of array names throughout the project:
     B  rows of a micro-batch           V  vocabulary              K  dimensions of a subspace
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,23 @@ class Example:
     """A worse completion of the same prompt, where the task has pairs."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else the row holds; handed to the reward function as keyword arguments."""
+
+
+Reward = str | Callable[..., Any]
+"""What `evolign.rewards.loading.load_reward` takes, or the function itself."""
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """One of several rewards."""
+
+    reward: Reward
+    weight: float = 1.0
+    """0: it is watched, and does not count."""
+
+
+Rewards = Reward | Sequence[WeightedReward]
+"""The reward of a task: one, or a weighted sum of several."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from evolign.config.recipe import parse
 from evolign.engines.fake import FakeEngine
 from evolign.evolution.fitness import FITNESS, build_fitness
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.types import Direction, Example, Population
 
 DIM = 3
@@ -34,10 +36,10 @@ class Speaker(FakeEngine):
         return rollouts
 
 
-class Reader:
+class Reader(Scoring):
     """A scorer without a process: "good" is worth 1, a number itself."""
 
-    def score(self, examples: Any, texts: list[str]) -> Scores:
+    def score(self, examples: Any, texts: Sequence[str], token_ids: object = None) -> Scores:
         worth = {"good": 1.0, "bad": 0.0}
         return Scores(np.array([worth[text] if text in worth else float(text) for text in texts]))
 

@@ -21,7 +21,8 @@ from evolign.evolution.prompts import change_rate, draw_prompts, mean_score, wit
 from evolign.evolution.search import Search
 from evolign.evolution.step_size import TOLERANCE, bisect, calibrate, candidates_at
 from evolign.metrics import bootstrap, interval, wilson
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Silent
 from evolign.seeding import stream
@@ -64,10 +65,10 @@ class Prompts:
     reward: str = "the number in the completion"
 
 
-class NumberScorer:
+class NumberScorer(Scoring):
     """The scorer's interface without a process: the completion is a number, or "None"."""
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def score(self, examples: Sequence[Example], texts: Sequence[str], token_ids: object = None) -> Scores:
         values = np.array([np.nan if text == "None" else float(text) for text in texts])
         return Scores(values)
 
@@ -476,7 +477,7 @@ def test_calibration_finds_the_step_size_that_changes_the_wanted_share(scale: fl
     calibration = calibrate(engine, candidates_at(line(50), config), prompts, Sampling(8), config, Silent())
     found, cost = calibration.found, calibration.cost
     assert abs(found.value - wanted) <= TOLERANCE * wanted
-    assert cost.completions == calibration.sequences == found.measurements * 9 * 32
+    assert cost.completions == calibration.rows == found.measurements * 9 * 32
     assert cost.tokens > cost.completions
     fresh_ND = found.sigma * stream(1, "fresh directions").standard_normal((200, 50))
     names = [[example.id for example in prompts]] * 201
@@ -565,7 +566,7 @@ def test_what_calibration_costs_is_counted(go: Callable[..., Finished]) -> None:
     run = go(settings(strategy={"sigma": "auto"}), respond)
     spent = run.rows[0]["completions"]
     calibration = run.outcome.state.calibration
-    assert calibration is not None and calibration["completions"] == calibration["sequences"] == spent
+    assert calibration is not None and calibration["completions"] == calibration["rows"] == spent
     assert calibration["measurements"] * 9 * 12 == spent
     assert spent > 0 and spent % (9 * 12) == 0, "8 candidates and the mean on the 12 prompts that there are"
     assert run.outcome.state.completions == spent + 6 * 36

@@ -10,7 +10,8 @@ from typing import Any
 import hub_server
 import pytest
 from datasets import Dataset
-from light_rewards import length, letters
+from grpo_rewards import REWARDS
+from light_rewards import length
 from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -28,6 +29,9 @@ from evolign.trl import EvolutionConfig, EvolutionTrainer
 
 MODEL = str(embedded.path("tiny-random-qwen2"))
 ROWS = [{"prompt": f"{x} + {y} =", "letter": "aeiou"[x % 5]} for x in range(4) for y in range(5)]
+CHAT = [
+    {"prompt": [{"role": "user", "content": row["prompt"]}], "answer": str(i)} for i, row in enumerate(ROWS)
+]
 GREEDY = {"decoding": ["greedy"]}
 SMALL: dict[str, Any] = {
     "fitness": "reward",
@@ -48,17 +52,17 @@ def script(config: Any, trainer_class: Any, out: Path) -> tuple[Any, TrainOutput
         num_generations=2,
         per_device_train_batch_size=8,
         max_completion_length=4,
-        reward_weights=[1.0, 0.5],
+        reward_weights=[1.0, 0.5, 0.01, 0.0, 1.0],
         logging_steps=1,
         use_cpu=True,
         seed=1,
     )
     trainer = trainer_class(
         model=MODEL,
-        reward_funcs=[letters, length],
+        reward_funcs=[*REWARDS],
         args=args,
-        train_dataset=Dataset.from_list(ROWS[:16]),
-        eval_dataset=Dataset.from_list(ROWS[16:]),
+        train_dataset=Dataset.from_list(CHAT[:16]),
+        eval_dataset=Dataset.from_list(CHAT[16:]),
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
     output = trainer.train()
@@ -88,13 +92,18 @@ def test_the_same_script_gives_the_same_kinds_of_things_with_both_trainers(tmp_p
         logged = [row for row in trainer.state.log_history if "reward" in row]
         assert [row["step"] for row in logged] == [1, 2]
         shared = {"num_tokens", "completions/clipped_ratio", "frac_reward_zero_std", "epoch"}
-        assert all(shared <= row.keys() for row in logged)
+        shared |= {f"rewards/{f.__name__}/{kind}" for f in REWARDS for kind in ("mean", "std")}
+        assert all(shared | {"ascii_share"} <= row.keys() for row in logged)
         saved = tmp_path / name / "saved"
         files = {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"}
         assert files <= {path.name for path in saved.iterdir()}
         tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), saved)
         adapters.append({k: v.shape for k, v in tuned.state_dict().items() if "lora_" in k})
     assert adapters[0] == adapters[1] != {}
+    kept = [json.loads(line) for line in (tmp_path / "ours/samples.jsonl").read_text().splitlines()]
+    assert all(
+        {"said", "gold", "reward/format_reward", "reward/language_reward"} <= row.keys() for row in kept
+    )
     assert math.isnan(ours[1].training_loss)
 
 

@@ -96,14 +96,16 @@ def check_rows(path: Path, steps: int, method: str) -> None:
     for name in ("completions", "generated_tokens", "seconds"):
         totals = [row[name] for row in rows]
         assert totals == sorted(totals)
+    each = {"reward_mean", "reward/arithmetic_answer", "reward/arithmetic_answer_std"}
     told = {
-        "ppo": {"reward_mean", "loss_policy", "loss_value", "kl", "clipped"},
-        "grpo": {"reward_mean"},
-        **{name: {"reward_mean", "loss_sft", "loss_objective"} for name in ON_POLICY},
+        "ppo": {*each, "loss_policy", "loss_value", "kl", "clipped"},
+        "grpo": each,
+        **{name: {*each, "loss_sft", "loss_objective"} for name in ON_POLICY},
     }
     assert told.get(method, set()) <= rows[1].keys()
     page = RUN_DIRECTORY.read_text()
     named = {name for row in rows for name in row if not name.startswith("eval/")}
+    named = {name.replace("arithmetic_answer", "<name>") for name in named}
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
 
 

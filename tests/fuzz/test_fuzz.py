@@ -26,8 +26,8 @@ from evolign.errors import ConfigError, EvolignError, RewardError
 from evolign.judging.base import Reply
 from evolign.judging.contest import build_judge
 from evolign.judging.template import Template
+from evolign.rewards.calling import Batch, call_rewards
 from evolign.rewards.process import RewardProcess
-from evolign.rewards.worker import call_reward
 from evolign.runs.directory import RunDir
 from evolign.tasks.rows import Rows
 
@@ -201,12 +201,13 @@ def test_rows(hunt: Hunt, tmp_path: Path) -> None:
 
 def test_rewards_answers(hunt: Hunt) -> None:
     process = object.__new__(RewardProcess)
-    process.name, process._token, process._count, process._environment = "reward", "t", 2, {}
+    process.name, process._token, process._count, process._environment = "reward", "t", (1, 2), {}
 
     def attempt(given: tuple[Any, bytes]) -> None:
         returned, line = given
         with refused(RewardError):
-            values = call_reward(lambda **columns: returned, "reward", ["p", "q"], ["a", "b"], {})
+            batch = Batch(["p", "q"], ["a", "b"])
+            [values] = call_rewards({"reward": lambda **columns: returned}, batch).values
             assert len(values) == 2 and all(value is None or abs(value) <= 1e15 for value in values)
         with refused(EvolignError):
             process._read(line)
@@ -214,7 +215,11 @@ def test_rewards_answers(hunt: Hunt) -> None:
     odd = st.sampled_from(
         [np.ones((2, 2)), np.float64(1), object(), 1j, b"12", range(2), {1, 2}, iter([1, 2])]
     )
-    answers = json_values.map(lambda value: json.dumps({"token": "t", "values": value}).encode())
+    answers = st.tuples(json_values, json_values, json_values).map(
+        lambda parts: json.dumps(
+            {"token": "t", **dict(zip(("values", "metrics", "columns"), parts, strict=True))}
+        ).encode()
+    )
     hunt(st.tuples(trees | st.lists(odd | scalars, max_size=3) | odd, answers | st.binary()), attempt, 40)
 
 

@@ -20,7 +20,8 @@ from evolign.engines.fake import FakeEngine
 from evolign.evolution.fitness import build_fitness
 from evolign.evolution.loop import evolve
 from evolign.evolution.search import Search
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import Silent
 from evolign.types import Example
@@ -48,10 +49,10 @@ ROUNDED = (
 COUNTED = ("generation", "completions", "generated_tokens")
 
 
-class NumberScorer:
+class NumberScorer(Scoring):
     """The reward reads the number back, without a process."""
 
-    def score(self, examples: Any, texts: Any) -> Scores:
+    def score(self, examples: Any, texts: Any, token_ids: object = None) -> Scores:
         return Scores(np.array([float(text) for text in texts]))
 
 

@@ -1,7 +1,7 @@
 """Likelihood fitness: the estimator, its clip and trust region, and what it leaves out."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,8 @@ from evolign.policy.adapter import Adapter
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
 from evolign.policy.spaces.lora import LoraFactors
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.runs.progress import Silent
 from evolign.strategies.mean import Mean
 from evolign.strategies.openai_es import LONGEST
@@ -37,13 +38,13 @@ from evolign.types import NO_COST, Direction, Example, Population, Sampling
 RECIPE = Path(__file__).parents[2] / "recipes" / "embedded" / "essa-likelihood.yaml"
 
 
-class Lookup:
+class Lookup(Scoring):
     """A scorer whose reward is a function, in this process."""
 
     def __init__(self, reward: Callable[[Example, str], float]) -> None:
         self._reward = reward
 
-    def score(self, examples: list[Example], texts: list[str]) -> Scores:
+    def score(self, examples: Sequence[Example], texts: Sequence[str], token_ids: object = None) -> Scores:
         values = np.array([self._reward(e, t) for e, t in zip(examples, texts, strict=True)])
         return Scores(values=values)
 
@@ -264,7 +265,7 @@ def compute(
     engine: Any, reward: Callable[[Example, str], float], theta_ND: np.ndarray, **options: Any
 ) -> Any:
     config = settings(fitness=options)
-    fitness = LikelihoodFitness(config, TASK, engine, Lookup(reward))  # type: ignore[arg-type]
+    fitness = LikelihoodFitness(config, TASK, engine, Lookup(reward))
     mean_D = np.zeros(theta_ND.shape[1])
     return fitness.compute(around(engine, theta_ND, mean_D), fitness.draw(0, 1))
 
@@ -295,7 +296,7 @@ def test_the_fitness_is_the_clipped_surrogate_by_hand() -> None:
 def test_equal_completions_are_read_once_and_weigh_as_often_as_they_were_sampled() -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
     config = settings()
-    fitness = LikelihoodFitness(config, TASK, engine, Lookup(right))  # type: ignore[arg-type]
+    fitness = LikelihoodFitness(config, TASK, engine, Lookup(right))
     batch = fitness.draw(0, 1)
     assert (batch.count_J.tolist(), len(batch.token_ids), batch.size) == ([1, 3] * 3, 6, 12)
     assert batch.advantage_J.tolist() == [0.75, -0.25] * 3
@@ -309,7 +310,7 @@ def test_later_steps_weigh_ratios_to_the_policy_that_sampled_and_measure_how_far
     None
 ):
     engine = fake(lambda theta_D, text: theta_D[0] * (text == "right"), ["right", "no", "no", "no"])
-    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
+    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))
     batch = fitness.draw(0, 1)
     values = fitness.compute(around(engine, np.array([[0.15], [0.3]]), np.array([0.1])), batch)
     # exp(0.3) is cut to 1.2, although it is within 20 % of exp(0.1)
@@ -328,7 +329,7 @@ def test_pairs_that_read_one_prompt_each_find_on_average_what_all_find_together(
 
     def found(sharing: str) -> np.ndarray:
         config = settings(evolution={"prompts_per_generation": 3, "prompt_sharing": sharing})
-        fitness = LikelihoodFitness(config, TASK, engine, Lookup(per_prompt))  # type: ignore[arg-type]
+        fitness = LikelihoodFitness(config, TASK, engine, Lookup(per_prompt))
         return fitness.compute(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
 
     apart, together = found("per_candidate"), found("shared")
@@ -352,7 +353,7 @@ def test_however_pairs_divide_among_the_parts_their_mean_fitness_is_that_of_the_
             strategy={"population": 2 * pairs},
             evolution={"prompts_per_generation": 3, **evolution},
         )
-        fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))  # type: ignore[arg-type]
+        fitness = LikelihoodFitness(config, TASK, engine, Lookup(lambda e, t: len(t) * (1 + int(e.id))))
         theta_ND = np.array([[size]] * pairs + [[-size]] * pairs)
         return fitness.compute(around(engine, theta_ND, np.zeros(1)), fitness.draw(0, 1)).fitness_N
 
@@ -420,7 +421,7 @@ def test_equal_rewards_everywhere_carry_no_information_and_leave_the_step_size()
     values = compute(engine, lambda e, t: 1.0, np.array([[0.1], [0.2]]))
     assert values.fitness_N.tolist() == [0.0, 0.0]
     assert values.step_scale == 1.0
-    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(lambda e, t: 1.0))  # type: ignore[arg-type]
+    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(lambda e, t: 1.0))
     assert fitness.draw(0, 1).cost.completions == 12
 
 
@@ -451,12 +452,12 @@ def test_calibration_costs_three_measurements_on_few_completions_and_is_announce
             settings(fitness={"divergence": 0.005}),
             TASK,
             engine,
-            Lookup(right),  # type: ignore[arg-type]
+            Lookup(right),
         )
         calibration = fitness.calibrate(llama.space, progress)
     found = calibration.found
     assert abs(found.value - 0.005) <= TOLERANCE * 0.005 and found.measurements <= 3
-    assert calibration.cost.completions == 12 and calibration.sequences == 12 + found.measurements * 8 * 12
+    assert calibration.cost.completions == 12 and calibration.rows == 12 + found.measurements * 8 * 12
     assert progress.said == [
         "Calibrating sigma: 8 candidates read some of the mean's completions of 3 prompts, until they "
         "diverge by 0.005 nats per completion."
@@ -465,7 +466,7 @@ def test_calibration_costs_three_measurements_on_few_completions_and_is_announce
 
 def test_a_step_of_the_mean_is_measured_in_nats_per_completion_sampled() -> None:
     engine = fake(lambda theta_D, text: theta_D[0] * len(text), ["right", "no", "no", "no"])
-    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))  # type: ignore[arg-type]
+    fitness = LikelihoodFitness(settings(), TASK, engine, Lookup(right))
     mean_D = np.array([0.4])
     batch = fitness.draw(0, 1)
     population = around(engine, np.array([[0.5]]), mean_D)

@@ -17,7 +17,8 @@ from evolign.config.recipe import dump
 from evolign.engines import build_engine
 from evolign.policy.base_model import BaseModel, load_base_model
 from evolign.policy.restoring import given_back, quiet
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.runs.directory import RunDir, read_rows
 from evolign.runs.progress import Silent
 from evolign.tasks.base import examples
@@ -35,13 +36,13 @@ ONE_STEP = {"max_steps": 1, "batch_size": 12, "scheduler": "constant", "max_grad
 EOS = 2
 
 
-class Lookup:
+class Lookup(Scoring):
     """A scorer whose reward is called in this process."""
 
     def __init__(self, reward: Callable[..., Any]) -> None:
         self._reward = reward
 
-    def score(self, rows: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def score(self, rows: Sequence[Example], texts: Sequence[str], token_ids: object = None) -> Scores:
         names = {name for row in rows for name in row.columns}
         columns = {name: [row.columns.get(name) for row in rows] for name in names}
         values = self._reward([row.prompt for row in rows], list(texts), **columns)

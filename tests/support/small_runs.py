@@ -15,7 +15,7 @@ from training_runs import write_recipe
 from evolign.commands.run import Result, resume, run
 from evolign.config.recipe import load
 from evolign.rewards.loading import load_reward
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
 from evolign.runs.progress import Silent
 from evolign.types import Example
 
@@ -43,7 +43,9 @@ class InProcess:
 
     def start(self) -> None: ...
 
-    def score(self, rows: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def at(self, state: object) -> None: ...
+
+    def score(self, rows: Sequence[Example], texts: Sequence[str], token_ids: object = None) -> Scores:
         columns = {name: [row.columns.get(name) for row in rows] for row in rows for name in row.columns}
         values = self._reward([row.prompt for row in rows], list(texts), **columns)
         return Scores(np.array([np.nan if value is None else float(value) for value in values]))

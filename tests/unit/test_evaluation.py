@@ -16,24 +16,25 @@ from evolign.engines.fake import FakeEngine
 from evolign.errors import ConfigError, RewardError, RunError
 from evolign.evaluation.evaluate import Evaluation, evaluate
 from evolign.metrics import bootstrap, pass_at_k, rouge
-from evolign.rewards.scoring import Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.types import Example, Population, Rollouts, Sampling
 
 TEXTS = {"a": "the cats sat down", "b": "", "c": "a dog", "d": "the cat"}
 EXAMPLES = [Example(name, f"prompt {name}", completion="the cat sat") for name in TEXTS]
 
 
-class Length:
+class Length(Scoring):
     """Scores the length in characters; None for a text that begins with the letter n."""
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def score(self, examples: Sequence[Example], texts: Sequence[str], token_ids: object = None) -> Scores:
         return Scores(np.array([float(len(text)) for text in texts]))
 
 
-class Right:
+class Right(Scoring):
     """1 where the completion says "right", NaN where it says nothing."""
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def score(self, examples: Sequence[Example], texts: Sequence[str], token_ids: object = None) -> Scores:
         values = np.array([np.nan if text == "" else float(text == "right") for text in texts])
         return Scores(values)
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from evolign.errors import ConfigError, RewardError
-from evolign.rewards.scoring import Scorer, Scores
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scorer
 from evolign.types import Example
 
 EXAMPLES = [Example(id=str(i), prompt=f"p{i}", columns={"number": i}) for i in range(24)]

@@ -179,6 +179,7 @@ def test_ones_own_runs_need_no_trust_but_the_reward_must_be_the_same(made: Made,
         ({"task": {"reward": "os:system"}}, 1),
         ({"task": {"reward": "a.b.c"}}, 1),
         ({"task": {"reward": "missing.py:f"}}, 1),
+        ({"task": {"reward": None, "rewards": [{"name": "math_answer"}, {"name": "a.b"}]}}, 1),
         ({"model": {"name": "some/model", "trust_remote_code": True}}, 1),
         ({"task": {"reward": "x.py:f"}, "model": {"name": "m", "trust_remote_code": True}}, 2),
     ],
@@ -195,6 +196,16 @@ def test_what_names_code(
     code.require("run", tree, trust=False)
     if named:
         assert not list(tmp_path.rglob("*.partial")) and len(list(tmp_path.rglob("trusted/*"))) == named
+
+
+def test_an_override_of_the_reward_does_not_trust_the_rewards_of_a_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    tree = {"task": {"reward": None, "rewards": [{"name": "a.b"}]}}
+    with pytest.raises(RunError, match=r"names code, task.rewards = 'a.b'"):
+        code.require("run", tree, trust=False, typed=["task.reward=null"])
+    code.require("run", tree, trust=False, typed=["task.rewards=[{name: a.b}]"])
 
 
 class Attack:

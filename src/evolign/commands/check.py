@@ -41,12 +41,14 @@ def check(config: Config) -> list[Finding]:
     if config.tracking.to:
         _try("tracking", lambda: _tracking(config), findings)
     task = _try("data", lambda: _data(config), findings)
+    of_model: list[Finding] = []
+    base = _try("model", lambda: _model(config, task), of_model)  # some rewards ask for its tokens
     if task is not None:
         findings += [Finding("data", "WARNING", sentence) for sentence in leaks(task)]
-        _try("reward", lambda: _reward(config, task), findings)
+        _try("reward", lambda: _reward(config, task, base), findings)
     else:
         findings.append(Finding("reward", "SKIPPED", "it is checked on the data, which could not be read"))
-    base = _try("model", lambda: _model(config, task), findings)
+    findings += of_model
     if base is not None and task is not None:
         from evolign.policy.inspection import doubts
 
@@ -84,14 +86,17 @@ def _data(config: Config) -> tuple[str, Task]:
     return f"task {config.task.name}: {counts} rows, disjoint", task
 
 
-def _reward(config: Config, task: Task) -> tuple[str, None]:
+def _reward(config: Config, task: Task, base: "BaseModel | None") -> tuple[str, None]:
+    encode = None if base is None else base.encoder.encode_freely
     with Scorer(task.reward, **config.scoring.model_dump()) as scorer:
-        report = check_reward(task, scorer)
+        report = check_reward(task, scorer, encode=encode)
     if not report.ok:
         raise ConfigError("; ".join(report.problems))
     notes = "".join(f"; note: {note}" for note in report.notes)
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in report.parts.items())
+    each = f" ({parts})" if parts else ""
     return (
-        f"{scorer.name}: gold completions score {report.gold:.2f}, empty {report.empty:.2f}, shuffled "
+        f"{scorer.name}: gold completions score {report.gold:.2f}{each}, empty {report.empty:.2f}, shuffled "
         f"{report.shuffled:.2f}, random text {report.random:.2f} ({report.num_examples} rows){notes}",
         None,
     )

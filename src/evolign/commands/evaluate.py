@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolign import disk, jsonl
-from evolign.config import AdapterConfig, Config
+from evolign.config import AdapterConfig, Config, EvolutionConfig, GradientConfig
 from evolign.config.recipe import apply_override, as_tree, parse
 from evolign.errors import ConfigError, RunError, quoted
 from evolign.evaluation.evaluate import Evaluation, evaluate_split
+from evolign.rewards.calling import TrainerState
 from evolign.rewards.scoring import Scorer
 from evolign.runs.access import check_run
 from evolign.runs.code import require
@@ -80,7 +81,18 @@ def evaluate_adapter(config: Config, task: Task, split: str, base: "BaseModel") 
         Scorer(task.reward, **config.scoring.model_dump()) as local,
     ):
         scorer = scoring(engine, local)
+        scorer.at(_at_the_end(config))
         return evaluate_split(config, task, split, engine, scorer, Population.of_mean(), detailed=True)
+
+
+def _at_the_end(config: Config) -> TrainerState:
+    """Where a run of this configuration ends: its rewards see no difference."""
+    steps = 1
+    if isinstance(config, EvolutionConfig):
+        steps = config.evolution.generations
+    elif isinstance(config, GradientConfig):
+        steps = config.training.max_steps or 1
+    return TrainerState(steps, steps)
 
 
 def _write(out: Path, text: str) -> None:

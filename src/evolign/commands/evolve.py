@@ -1,6 +1,6 @@
 """`evolign.evolve`: evolve a model, on rows and a reward, that are Python objects."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
 from evolign.policy.base_model import BaseModel, source
 from evolign.policy.restoring import given_back
+from evolign.rewards.weighted import weighted
 from evolign.runs.directory import read_config
 from evolign.runs.progress import Progress
 from evolign.tasks.rows import Rows
-
-Reward = str | Callable[..., Sequence[float | None]]
+from evolign.types import Reward, Rewards
 
 
 def evolve(
     *,
     model: Any,
     train: Iterable[Mapping[str, Any]],
-    reward: Reward,
+    reward: Reward | Sequence[Reward],
     out: str | Path,
+    reward_weights: Sequence[float] | None = None,
     tokenizer: Any = None,
     validation: Iterable[Mapping[str, Any]] | None = None,
     test: Iterable[Mapping[str, Any]] | None = None,
@@ -42,14 +43,16 @@ def evolve(
         )
         tuned = PeftModel.from_pretrained(model, result.adapter)
 
-    `train`, `validation` and `test` are lists of dicts, `datasets.Dataset`s or files; `task` holds further
-    fields of the task `rows`; `sections` are sections of the configuration. If `out` holds an unfinished
-    run of the same settings, it is resumed. Raises EvolignError.
+    `reward` may also be a list of functions and names: their sum is the score, weighed by `reward_weights`,
+    of which 0 only watches. `train`, `validation` and `test` are lists of dicts, `datasets.Dataset`s or
+    files; `task` holds further fields of the task `rows`; `sections` are sections of the configuration. If
+    `out` holds an unfinished run of the same settings, it is resumed. Raises EvolignError.
     """
     config, rows = prepare(
         model=model,
         train=train,
         reward=reward,
+        reward_weights=reward_weights,
         tokenizer=tokenizer,
         validation=validation,
         test=test,
@@ -66,7 +69,8 @@ def prepare(
     *,
     model: Any,
     train: Iterable[Mapping[str, Any]],
-    reward: Reward,
+    reward: Reward | Sequence[Reward],
+    reward_weights: Sequence[float] | None = None,
     tokenizer: Any = None,
     validation: Iterable[Mapping[str, Any]] | None = None,
     test: Iterable[Mapping[str, Any]] | None = None,
@@ -77,21 +81,30 @@ def prepare(
     named = isinstance(model, str | Path)
     if not named and tokenizer is None:
         raise ConfigError("evolve() needs the tokenizer of a live model; pass tokenizer=")
-    if taken := {"name", "train", "reward", "validation", "test"} & {*(task or {})}:
+    if taken := {"name", "train", "reward", "rewards", "validation", "test"} & {*(task or {})}:
         raise ConfigError(
             f"evolve(task=...) must not hold {sorted(taken)}; pass them as arguments of evolve()"
         )
-    scored_by = (
-        reward if isinstance(reward, str) else f"(live function {getattr(reward, '__name__', reward)})"
-    )
+    rewards = weighted(reward, reward_weights)
     tree: dict[str, Any] = {
         **sections,
-        "task": {**(task or {}), "name": "rows", "train": LIVE_ROWS, "reward": scored_by},
+        "task": {**(task or {}), "name": "rows", "train": LIVE_ROWS, **_scored_by(rewards)},
         "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
     }
     config = parse(tree, source="evolve()")
-    fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward"})
-    return config, Rows(train=train, validation=validation, test=test, reward=reward, **fields)
+    fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward", "rewards"})
+    return config, Rows(train=train, validation=validation, test=test, reward=rewards, **fields)
+
+
+def _scored_by(rewards: Rewards) -> dict[str, Any]:
+    """What config.json says of the rewards."""
+    if isinstance(rewards, str) or callable(rewards):
+        return {"reward": _named(rewards)}
+    return {"rewards": [{"name": _named(term.reward), "weight": term.weight} for term in rewards]}
+
+
+def _named(reward: Reward) -> str:
+    return reward if isinstance(reward, str) else f"(live function {getattr(reward, '__name__', reward)})"
 
 
 @contextmanager

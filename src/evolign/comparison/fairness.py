@@ -9,7 +9,7 @@ from evolign.comparison.entries import Entry, differences
 from evolign.comparison.estimates import Estimate, own_interval
 from evolign.comparison.loading import Run
 
-SCORED_BY = ("reward", "metric")
+SCORED_BY = ("reward", "rewards", "metric")
 """Settings of a task that change what a score means; other rows to test on show in the fingerprints."""
 COVERED = ("num_test",)
 """Settings of a task that another sentence covers."""

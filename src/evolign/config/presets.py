@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from evolign.config.paths import RewardName, Source
-from evolign.config.section import CountOrNone, Positive, Section, Seed
+from evolign.config.paths import Source
+from evolign.config.rewards import RewardedConfig
+from evolign.config.section import CountOrNone, Positive, Seed
 
 REQUEST = (
     "Below is an instruction that describes a task. Write a response that completes it.\n\n"
@@ -11,7 +12,7 @@ REQUEST = (
 )
 
 
-class PresetConfig(Section):
+class PresetConfig(RewardedConfig):
     """What all presets have in common."""
 
     chat: bool = False
@@ -28,8 +29,6 @@ class PresetConfig(Section):
     """Longer requests are left out: 512 tokens at three words to four tokens; null: no limit."""
     max_completion_words: Positive | None = 96
     """Rows with longer responses are left out: 128 tokens at three words to four tokens; null: no limit."""
-    reward: RewardName = "rouge_l"
-    """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""
     seed: Seed = 0

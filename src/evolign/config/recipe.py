@@ -8,7 +8,7 @@ repeated one an error that names both lines. How scalars are read is told in `st
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -140,6 +140,8 @@ def _known_keys(location: list[str], root: type[BaseModel]) -> list[str]:
     for part in location:
         if isinstance(section, type) and issubclass(section, BaseModel):
             section = section.model_fields[part].annotation
+        elif part.isdigit():  # a place in a list
+            section = _item(section)
         else:  # a union: `part` is the tag of its member
             section = next(
                 member
@@ -151,3 +153,10 @@ def _known_keys(location: list[str], root: type[BaseModel]) -> list[str]:
     if not isinstance(section, type):  # an optional section
         section = next(member for member in section.__args__ if isinstance(member, type))
     return list(section.model_fields)
+
+
+def _item(annotation: Any) -> Any:
+    """What a list in an annotation holds."""
+    if get_origin(annotation) is list:
+        return get_args(annotation)[0]
+    return next((found for member in get_args(annotation) if (found := _item(member)) is not None), None)

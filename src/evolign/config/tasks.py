@@ -6,6 +6,7 @@ from pydantic import Field
 
 from evolign.config.paths import RewardName, Source
 from evolign.config.presets import DollyConfig, HhConfig, SelfInstructConfig, VicunaConfig, XsumConfig
+from evolign.config.rewards import RewardedConfig
 from evolign.config.section import AtMost, Batch, CountOrNone, Goal, Made, Name, Positive, Section, Seed
 
 INSTRUCTION = "Please reason step by step and place your final answer in \\boxed{}."
@@ -37,7 +38,7 @@ class ArithmeticConfig(Section):
     """Seed of the problems, apart from the run's seed, so that runs share their data."""
 
 
-class SummariesConfig(Section):
+class SummariesConfig(RewardedConfig):
     """Generated texts with summaries of one sentence: the task of the embedded summary model."""
 
     name: Literal["summaries"] = "summaries"
@@ -52,8 +53,6 @@ class SummariesConfig(Section):
     """Texts that the result is reported on; used for nothing else."""
     num_warmup: Made = 64
     """Texts for the warm start."""
-    reward: RewardName = "rouge_l"
-    """What scores summaries, as in the task `rows`."""
     seed: Seed = 0
     """Seed of the texts, apart from the run's seed, so that runs share their data."""
 
@@ -80,7 +79,7 @@ class Gsm8kConfig(Section):
     """Seed of the split."""
 
 
-class RowsConfig(Section):
+class RowsConfig(RewardedConfig):
     """Your own rows: JSONL, JSON, CSV, Parquet or a hub data set."""
 
     name: Literal["rows"] = "rows"
@@ -110,7 +109,7 @@ class RowsConfig(Section):
     """Rows taken from `train` where `test` is null; 0: the validation rows are reported on."""
     num_warmup: CountOrNone = 0
     """Rows for the warm start: taken from `train`, or the first of `warmup` (0: all of them)."""
-    reward: RewardName = "math_answer"
+    reward: RewardName | None = "math_answer"
     """Registry key, `classifier:FOLDER`, `package.module:function`, or `file.py:function`."""
     metric: Literal["accuracy", "reward"] = "reward"
     """accuracy: the reward is 0 or 1, and intervals are Wilson's."""

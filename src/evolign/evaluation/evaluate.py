@@ -10,7 +10,9 @@ from evolign.config import Config, EvaluationConfig
 from evolign.engines import Engine
 from evolign.errors import ConfigError, RewardError
 from evolign.metrics import ROUGE, bootstrap, has_words, interval, pass_at_k, rouge
+from evolign.rewards.scores import Scores, averages, beside
 from evolign.rewards.scoring import Scoring
+from evolign.rewards.weighted import METRIC
 from evolign.runs.tally import equal_rewards
 from evolign.seeding import key
 from evolign.tasks.base import Task, ids
@@ -74,7 +76,7 @@ def evaluate(
         rollouts = engine.generate(policy, [ids(examples)], sampling)
         text_PS = rollouts.text_NPS[0]
         repeated = [example for example in examples for _ in range(count)]
-        scores = scorer.score(repeated, list(text_PS.flat))
+        scores = scorer.score(repeated, list(text_PS.flat), list(rollouts.token_ids_NPS[0].flat))
         score_PS = scores.values.reshape(text_PS.shape)
         applies = not np.isnan(score_PS).all()
         if not applies and not detailed:
@@ -87,7 +89,9 @@ def evaluate(
             metrics |= _score_metrics(score_PS, metric, name, options, seed)
         metrics |= _length_metrics(rollouts, name, seed, detailed)
         metrics |= _rouge_metrics(rouge_PS, name, seed)
-        samples += _samples(examples, name, text_PS, score_PS, rouge_PS)
+        rows = _samples(examples, name, text_PS, score_PS, rouge_PS)
+        samples += _with_rewards(rows, scores, text_PS.shape)
+        metrics |= _reward_metrics(metrics, scores, name)
         cost += rollouts.cost + scores.cost
     return Evaluation(metrics, samples, cost)
 
@@ -204,6 +208,28 @@ def _rouge_metrics(rouge_PS: dict[str, np.ndarray], decoding: str, seed: int) ->
         value_P = _mean_of_samples(value_PS)
         found |= _estimate(f"{name}_{decoding}", value_P, interval(value_P, name, seed))
         found[f"referenced_{decoding}"] = float(1 - np.isnan(value_P).mean())
+    return found
+
+
+def _reward_metrics(metrics: Metrics, scores: Scores, decoding: str) -> Metrics:
+    """The mean of each of several rewards, where it applies, and what rewards logged."""
+    several = scores.parts if len(scores.parts) > 1 else {}
+    found = {
+        f"{METRIC}{name}_{decoding}": float(np.nanmean(values))
+        for name, values in several.items()
+        if not np.isnan(values).all()
+    }
+    logged = {f"{name}_{decoding}": value for name, value in averages(scores.logged).items()}
+    return beside(metrics | found, logged)
+
+
+def _with_rewards(rows: list[dict[str, Any]], scores: Scores, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The rows of `_samples` with the values of several rewards, and what rewards logged of completions."""
+    several = scores.parts if len(scores.parts) > 1 else {}
+    found = []
+    for row, i in zip(rows, np.arange(len(rows)).reshape(shape).T.ravel().tolist(), strict=True):
+        values = {METRIC + name: None if np.isnan(v[i]) else float(v[i]) for name, v in several.items()}
+        found.append(beside(row | values, {name: cells[i] for name, cells in scores.columns.items()}))
     return found
 
 

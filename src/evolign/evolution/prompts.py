@@ -9,7 +9,8 @@ import numpy as np
 from evolign.config import EvolutionConfig
 from evolign.errors import RewardError
 from evolign.metrics import levelled
-from evolign.rewards.scoring import Scores, Scoring
+from evolign.rewards.scores import Scores
+from evolign.rewards.scoring import Scoring
 from evolign.seeding import key, stream
 from evolign.tasks.base import Task
 from evolign.types import Example, Rollouts, Sampling
@@ -52,7 +53,7 @@ def score_completions(
     """The reward of every completion, (N, P, S), and what scoring took."""
     samples = rollouts.text_NPS.shape[2]
     examples = [example for row in examples_NP for example in row for _ in range(samples)]
-    scores = scorer.score(examples, list(rollouts.text_NPS.flat))
+    scores = scorer.score(examples, list(rollouts.text_NPS.flat), list(rollouts.token_ids_NPS.flat))
     return scores.values.reshape(rollouts.text_NPS.shape), scores
 
 

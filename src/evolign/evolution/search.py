@@ -16,6 +16,8 @@ from evolign.evaluation.result import keep_samples
 from evolign.evolution.fitness import Fitness, FitnessValues
 from evolign.evolution.prompts import spread
 from evolign.policy.spaces.base import SearchSpace
+from evolign.rewards.calling import TrainerState
+from evolign.rewards.scores import beside
 from evolign.rewards.scoring import Scoring
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import ASKED, Progress
@@ -70,6 +72,7 @@ class Search:
         self._ranking = ranking(config.evaluation, task.metric)
         self._seconds_update = 0.0
         self._asked_to_stop = False
+        self._logged: dict[str, float] = {}
         self._population = Population.of_mean()
         self.mean = Mean(space.dim)
         self.best_theta_D = np.zeros(space.dim)
@@ -108,7 +111,7 @@ class Search:
         found = calibration.found
         self._progress.say(
             f"sigma = {found.sigma:.3g} (calibrated: {calibration.words}; {found.measurements} step sizes, "
-            f"{calibration.sequences:,} sequences, {found.seconds:.0f} s)"
+            f"{calibration.rows:,} rows, {found.seconds:.0f} s)"
         )
         state = State(initial_sigma=found.sigma, calibration=calibration.facts(), seconds=found.seconds)
         state.add(calibration.cost)
@@ -140,6 +143,7 @@ class Search:
 
     def begin(self) -> tuple[int, int]:
         """Begin the next generation: the version of the mean, and the generation's number."""
+        self._tell_rewards()
         self.state.generation += 1
         return self.mean.version, self.state.generation
 
@@ -195,6 +199,7 @@ class Search:
             )
         state.flat = state.flat + 1 if np.ptp(values.fitness_N) == 0 else 0
         self._watch(values.reward_range, cost.completions)
+        self._logged = values.logged
         if state.flat == FLAT_WARNING and not state.all_equal:
             self._progress.say(_flat_warning(values.fitness_of_mean))
         return (
@@ -211,6 +216,12 @@ class Search:
             | dict(self._engine.report() if isinstance(self._engine, Reports) else {})
         )
 
+    def _tell_rewards(self) -> None:
+        """Tell them where the run stands."""
+        limits, done = self._config.evolution, self.state.generation
+        epoch = done * limits.prompts_per_generation / len(self._task.train)
+        self._scorer.at(TrainerState(done, limits.generations, epoch))
+
     def _watch(self, rewards: Iterable[float], count: int | None = None) -> None:
         """Warn, once, where the first rewards of the run are all equal."""
         if warning := self.state.watch(rewards, count):
@@ -225,6 +236,7 @@ class Search:
         """Evaluate the mean on the validation prompts and keep it if it is the best so far."""
         started = time.perf_counter()
         config, state = self._config, self.state
+        self._tell_rewards()
         mean = Population.of_mean(self.mean.version)
         with self._progress.phase("validation"):
             found = evaluate_split(config, self._task, "validation", self._engine, self._scorer, mean)
@@ -245,7 +257,8 @@ class Search:
         """Log the generation and write its checkpoint."""
         state = self.state
         totals = ("generation", "completions", "generated_tokens", "seconds")
-        row = {name: getattr(state, name) for name in totals} | dict(row)
+        row = beside({name: getattr(state, name) for name in totals} | dict(row), self._logged)
+        self._logged = {}
         self._run.append("metrics.jsonl", [row])
         self._run.save(state.generation, asdict(state), self.arrays())
         self._asked_to_stop = bool(self._progress.record(row))

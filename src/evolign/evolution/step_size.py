@@ -54,13 +54,13 @@ class Calibration:
     """Its value is a change rate, or a divergence."""
     words: str
     """The value in words, for the terminal."""
-    sequences: int
+    rows: int
     """Completions that candidates wrote or read, in all measurements."""
     cost: Cost
 
     def facts(self) -> dict[str, int | float]:
         """What result.json has of it."""
-        return {**self.found._asdict(), "sequences": self.sequences, "completions": self.cost.completions}
+        return {**self.found._asdict(), "rows": self.rows, "completions": self.cost.completions}
 
 
 def candidates_at(

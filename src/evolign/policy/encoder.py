@@ -73,6 +73,11 @@ class PromptEncoder:
         ids = self._plain(text)
         return self._embedded(ids if ids[-1:] == end else [*ids, *end])
 
+    def encode_freely(self, text: str) -> list[int]:
+        """The same of any text, even of one that no model could write."""
+        end = self.tokenizer.eos_token_id
+        return [*self._plain(text), *([] if end is None else [end])]
+
     def encode_whole(self, text: str) -> list[int]:
         """Token ids of a text as an encoder reads it, between the tokenizer's own; the end of a long one."""
         ids, (before, after) = self._plain(text), self.added

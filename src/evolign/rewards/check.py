@@ -1,6 +1,6 @@
 """`evolign check`: whether a task's reward scores right completions higher than garbage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,8 @@ class RewardReport:
     """The answer alone, unmarked; NaN where the rows have no column `answer`."""
     told: float
     """The answer as a model gives it: "The answer is **18**."; NaN as for `bare`."""
+    parts: Mapping[str, float]
+    """Mean of each reward over gold completions, where there are several."""
     deterministic: bool
     """Scoring the same completions again gave the same rewards."""
     problems: tuple[str, ...]
@@ -82,8 +84,15 @@ def bare_answer(example: Example) -> str | None:
     return final_answer(answer).text or None
 
 
-def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardReport:
+def check_reward(
+    task: Task,
+    scorer: Scorer,
+    num_examples: int = 64,
+    encode: Callable[[str], Sequence[int]] | None = None,
+) -> RewardReport:
     """Score gold completions and garbage of up to `num_examples` of the task's examples.
+
+    `encode` gives the tokens of a completion, for rewards that take them.
 
     With `task.metric` "accuracy" gold must score 1 and empty or random text 0; otherwise gold must
     score more than each kind of garbage on average. Raises what `scorer.score` raises.
@@ -91,7 +100,7 @@ def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardRe
     known = [example for example in (*task.warmup, *task.train) if gold_completion(example)]
     examples = known[:num_examples]
     if not examples:
-        return _report(task, [], {kind: np.zeros(0) for kind in KINDS}, deterministic=True)
+        return _report(task, [], {kind: np.zeros(0) for kind in KINDS}, deterministic=True, parts={})
     gold = [str(gold_completion(example)) for example in examples]
     texts: dict[str, Sequence[str | None]] = {
         "gold": gold,
@@ -103,12 +112,16 @@ def check_reward(task: Task, scorer: Scorer, num_examples: int = 64) -> RewardRe
     }
     places = [(kind, i) for kind in KINDS for i in range(len(gold)) if texts[kind][i] is not None]
     repeated, joined = [examples[i] for _, i in places], [str(texts[kind][i]) for kind, i in places]
-    first, second = scorer.score(repeated, joined), scorer.score(repeated, joined)
+    tokens = None if encode is None else [encode(said) for said in joined]
+    first, second = scorer.score(repeated, joined, tokens), scorer.score(repeated, joined, tokens)
     values = {kind: np.full(len(gold), np.nan) for kind in KINDS}
     for (kind, i), value in zip(places, first.values, strict=True):
         values[kind][i] = value
     same = np.array_equal(first.values, second.values, equal_nan=True)
-    return _report(task, examples, values, deterministic=same)
+    is_gold = np.array([kind == "gold" for kind, _ in places])
+    several = first.parts if len(first.parts) > 1 else {}
+    parts = {name: _mean(part[is_gold]) for name, part in several.items()}
+    return _report(task, examples, values, deterministic=same, parts=parts)
 
 
 def _another(gold: Sequence[str], i: int) -> str:
@@ -123,7 +136,12 @@ def _told(answer: str | None) -> str | None:
 
 
 def _report(
-    task: Task, examples: Sequence[Example], values: dict[str, np.ndarray], *, deterministic: bool
+    task: Task,
+    examples: Sequence[Example],
+    values: dict[str, np.ndarray],
+    *,
+    deterministic: bool,
+    parts: Mapping[str, float],
 ) -> RewardReport:
     mean = {kind: _mean(values[kind]) for kind in KINDS}
     problems = []
@@ -157,7 +175,12 @@ def _report(
         if mean[kind] < mean["gold"]
     ]
     return RewardReport(
-        len(examples), **mean, deterministic=deterministic, problems=tuple(problems), notes=tuple(notes)
+        len(examples),
+        **mean,
+        parts=parts,
+        deterministic=deterministic,
+        problems=tuple(problems),
+        notes=tuple(notes),
     )
 
 

@@ -15,21 +15,25 @@ from evolign.tasks.files import expanded
 Reward = Callable[..., list[float | None]]
 
 
-def load_reward(spec: str) -> Reward:
+def load_reward(spec: str, files: dict[str, ModuleType] | None = None) -> Reward:
     """The reward function that `spec` names.
 
     `spec` is a key of `REWARDS`, "classifier:FOLDER" (see `classifier.py`), a dotted path
     ("package.module:function" or "package.module.function"), or a file and a function
     ("rewards.py:function", relative to the working directory; the file's own directory is put on
-    `sys.path` so that it can import its neighbours). Raises ConfigError if there is no such function or
-    its module cannot be imported.
+    `sys.path` so that it can import its neighbours). `files` keeps the modules of files that were run, which
+    are not run again. Raises ConfigError if there is no such function or its module cannot be imported.
     """
     if spec.startswith(CLASSIFIER):
         from evolign.rewards.classifier import load_classifier
 
         return load_classifier(spec)
     where, name = _split(REWARDS.get(spec, spec))
-    module = _import_file(spec, where) if where.endswith(".py") else _import_module(spec, where)
+    if where.endswith(".py"):
+        files = {} if files is None else files
+        module = files.get(where) or files.setdefault(where, _import_file(spec, where))
+    else:
+        module = _import_module(spec, where)
     try:
         function = reduce(getattr, name.split("."), module)
     except AttributeError:

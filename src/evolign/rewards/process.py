@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,57 @@ from typing import Any
 from evolign import untrusted
 from evolign.errors import ConfigError, RewardError, shown
 from evolign.messages import LARGEST_REWARD, Completion
+from evolign.rewards.calling import LARGEST_LOG, Answer, Batch, TrainerState
 from evolign.rewards.environment import handed_on, with_hint
 from evolign.types import Example
 
 LOAD_SECONDS = 300.0  # a reward may import torch or read a model when it is loaded
 SOCKET_SECONDS = 60  # for a worker that stops reading halfway through a message
 READ_AT_ONCE = 2**16
-MOST_OF_AN_ANSWER = 2**18
-"""Bytes of an answer beside its values: a traceback of thirty lines, escaped."""
+MOST_OF_AN_ANSWER = 2**18 + LARGEST_LOG
+"""Bytes of an answer beside its values: a traceback of thirty lines, escaped, or what was logged."""
 BYTES_PER_VALUE = 64
 """A number of JSON has 24 at most."""
 STDERR = 2
 REFERENCE = "reference"
 """The column of reference completions, unless the task has one of its own by that name."""
 
-Item = tuple[Example, str]
-Outcome = list[float | None] | str
-"""The values of a chunk, or how its call failed: "timeout" or "crash"."""
+Outcome = Answer | str
+"""What a call gave, or how it failed: "timeout" or "crash"."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A completion to score."""
+
+    example: Example
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    """None where they are not known."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call: of the rewards of these numbers, on these completions."""
+
+    rewards: list[int]
+    items: list[Item]
+    state: TrainerState
+
+    def batch(self) -> Batch:
+        """What the rewards are given."""
+        columns_of = [_columns(item.example) for item in self.items]
+        ids = [list(item.token_ids) for item in self.items if item.token_ids is not None]
+        return Batch(
+            prompts=[item.example.prompt for item in self.items],
+            completions=[_as_trl_passes_it(item.example, item.text) for item in self.items],
+            columns={
+                name: [columns.get(name) for columns in columns_of]
+                for name in dict.fromkeys(name for columns in columns_of for name in columns)
+            },
+            completion_ids=ids if len(ids) == len(self.items) else None,
+            state=self.state,
+        )
 
 
 class KilledAtStart(Exception):
@@ -46,17 +81,23 @@ class KilledAtStart(Exception):
 
 
 class RewardProcess:
-    """One child process. It first loads the reward; once `ready` it has one job or none."""
+    """One child process. It first loads the rewards; once `ready` it has one job or none."""
 
     def __init__(
-        self, reward: str | bytes, name: str, timeout_seconds: float, environment: Sequence[str] = ()
+        self,
+        rewards: Sequence[str | bytes],
+        titles: Sequence[str],
+        name: str,
+        timeout_seconds: float,
+        environment: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.timeout_seconds = timeout_seconds
         self.ready = False
         self.job: int | None = None
         self._environment = handed_on(environment)
-        self._count = 0
+        self._count = (0, 0)
+        """Rewards and completions of the job."""
         self._heard = bytearray()
         self._token = secrets.token_hex(8)
         self.deadline = time.monotonic() + LOAD_SECONDS
@@ -86,28 +127,19 @@ class RewardProcess:
                     "scoring.workers, or free memory"
                 ) from error
         self.connection = Connection(ours.detach())
-        self._send({"sys_path": sys.path, "reward": reward, "name": name, "token": self._token})
+        self._send({"sys_path": sys.path, "rewards": rewards, "names": titles, "token": self._token})
 
     @property
     def died_idle(self) -> bool:
         """Whether it ended without a job: an idle worker sends nothing else."""
         return self.ready and self.job is None and self.connection.poll()
 
-    def send(self, job: int, items: list[Item]) -> None:
+    def send(self, number: int, job: Job) -> None:
         """Send a job; `receive` returns its outcome."""
-        self.job, self._count, self._token = job, len(items), secrets.token_hex(8)
-        columns_of = [_columns(example) for example, _ in items]
-        self._send(self._token)
-        self._send(
-            {
-                "prompts": [example.prompt for example, _ in items],
-                "completions": [_as_trl_passes_it(example, text) for example, text in items],
-                "columns": {
-                    name: [columns.get(name) for columns in columns_of]
-                    for name in dict.fromkeys(name for columns in columns_of for name in columns)
-                },
-            }
-        )
+        self.job, self._token = number, secrets.token_hex(8)
+        self._count = len(job.rewards), len(job.items)
+        self._send((self._token, job.rewards))
+        self._send(job.batch())
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def receive(self) -> Outcome | None:
@@ -127,7 +159,7 @@ class RewardProcess:
         if end:
             self._heard = rest
             return self._read(bytes(line))
-        if len(self._heard) > MOST_OF_AN_ANSWER + BYTES_PER_VALUE * self._count:
+        if len(self._heard) > MOST_OF_AN_ANSWER + BYTES_PER_VALUE * self._count[0] * self._count[1]:
             raise self._garbage(f"{len(self._heard):,} bytes without an end")
         if time.monotonic() < self.deadline:
             return None
@@ -163,11 +195,26 @@ class RewardProcess:
         if "ready" in answer:
             self.ready = True
             return None
-        values = answer.get("values")
-        if not isinstance(values, list) or len(values) != self._count or not all(map(_is_value, values)):
+        return self._answer(answer)
+
+    def _answer(self, answer: dict[str, Any]) -> Answer:
+        """The answer to the job, if it is one."""
+        given = [answer.get(name) for name in ("values", "metrics", "columns")]
+        values, metrics, columns = given
+        count, length = self._count
+        if not (isinstance(values, list) and len(values) == count):
             raise self._garbage(shown(values))
+        if not all(
+            isinstance(row, list) and len(row) == length and all(map(_is_value, row)) for row in values
+        ):
+            raise self._garbage(shown(values))
+        if not isinstance(metrics, dict) or not all(map(_is_finite, metrics.values())):
+            raise self._garbage(shown(metrics))
+        if not isinstance(columns, dict) or not all(_is_column(cells, length) for cells in columns.values()):
+            raise self._garbage(shown(columns))
         self.job = None
-        return [None if value is None else float(value) for value in values]
+        rows = [[None if value is None else float(value) for value in row] for row in values]
+        return Answer(rows, {name: float(value) for name, value in metrics.items()}, columns)
 
     def _garbage(self, what: str) -> RewardError:
         return RewardError(
@@ -184,7 +231,7 @@ class RewardProcess:
         self.process.stdin.close()
         self.process.wait()
 
-    def _send(self, message: dict[str, Any] | str) -> None:
+    def _send(self, message: object) -> None:
         try:
             self.connection.send(message)
         except OSError:
@@ -197,8 +244,17 @@ class RewardProcess:
 
 
 def _is_value(value: Any) -> bool:
+    return value is None or (_is_finite(value) and abs(value) <= LARGEST_REWARD)
+
+
+def _is_finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (number and abs(value) <= LARGEST_REWARD)
+    return number and abs(value) <= sys.float_info.max
+
+
+def _is_column(cells: Any, length: int) -> bool:
+    plain = (str, int, float, bool, type(None))
+    return isinstance(cells, list) and len(cells) == length and all(isinstance(cell, plain) for cell in cells)
 
 
 def _columns(example: Example) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scoring: run a reward over completions in worker processes that can be killed.
+"""Scoring: run the rewards of a task over completions in worker processes that can be killed.
 
     with Scorer("gsm8k_answer", workers=2, timeout_seconds=10) as scorer:
         scores = scorer.score(examples, texts)
@@ -11,9 +11,8 @@ most chunks hang but their halves do not, the reward is slow, and later chunks a
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -21,45 +20,67 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from evolign.errors import ConfigError, RewardError
-from evolign.rewards.loading import absolute_spec
-from evolign.rewards.process import Item, KilledAtStart, Outcome, RewardProcess
+from evolign.rewards.calling import Cell, TrainerState
+from evolign.rewards.process import Item, Job, KilledAtStart, Outcome, RewardProcess
+from evolign.rewards.scores import Scores
+from evolign.rewards.weighted import WeightedRewards
 from evolign.runs.phases import Phase
 from evolign.runs.progress import Progress, Silent
-from evolign.types import NO_COST, Cost, Example
+from evolign.types import Cost, Example, Rewards
 
 MAX_FAILED_RETRIES = 64  # per `score`; bounds its time, as every failed call may cost the timeout
 MAX_STARTS = 3
 """Workers in a row that may be killed while they start, as happens when memory runs out for a moment."""
 
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of completions, and what scoring them took."""
-
-    values: np.ndarray
-    """float64, one per completion; NaN where the reward returned None (not applicable)."""
-    cost: Cost = NO_COST
-    """Distinct completions whose scoring was ended after `timeout_seconds`, or killed the worker process."""
-    seconds: float = 0.0
-    failures: Sequence[str | None] = ()
-    """One per completion: None, or "timeout" or "crash" where it scores `failure_score`."""
+TokenIds = Sequence[Sequence[int]]
 
 
 class Scoring(Protocol):
     """Whoever scores completions: a `Scorer`, or an engine whose workers have scored what they wrote."""
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def at(self, state: TrainerState) -> None:
+        """Say where the run stands, which rewards are told. One that derives from this may do without."""
+        return
+
+    def score(
+        self, examples: Sequence[Example], texts: Sequence[str], token_ids: TokenIds | None = None
+    ) -> Scores:
         """See `Scorer.score`."""
         ...
 
 
-class Scorer:
-    """A reward and the worker processes that run it.
+class Found:
+    """What is known of distinct completions, by number, while they are scored."""
 
-    `reward` is what `load_reward` takes, or a function, which travels by dill. One call of the
-    reward gets at most `chunk_size` completions and `timeout_seconds`; a completion for which it
-    hangs or dies scores `failure_score`. The reward must be a pure function of its arguments:
-    equal completions of one example are scored once. `progress` shows how many are scored.
+    def __init__(self, num_rewards: int, items: Sequence[Item], counts: Sequence[int]) -> None:
+        self.items, self._counts = items, counts
+        self.values_KB = np.full((num_rewards, len(items)), np.nan)
+        self.logged: dict[str, tuple[float, float]] = {}
+        self.columns: dict[str, list[Cell]] = {}
+
+    def take(self, job: Job, numbers: Sequence[int], outcome: Outcome) -> None:
+        """Keep the answer to a job about the completions `numbers`."""
+        assert not isinstance(outcome, str)
+        for k, values in zip(job.rewards, outcome.values, strict=True):
+            self.values_KB[k, numbers] = [math.nan if value is None else value for value in values]
+        count = sum(self._counts[i] for i in numbers)
+        for name, mean in outcome.metrics.items():
+            total, so_far = self.logged.get(name, (0.0, 0.0))
+            self.logged[name] = total + mean * count, so_far + count
+        for column, cells in outcome.columns.items():
+            kept = self.columns.setdefault(column, [None] * len(self.items))
+            for i, cell in zip(numbers, cells, strict=True):
+                kept[i] = cell
+
+
+class Scorer:
+    """The rewards of a task and the worker processes that run them.
+
+    `reward` is what `load_reward` takes, or a function, which travels by dill, or a weighted sum of such.
+    One call of all rewards gets at most `chunk_size` completions and `timeout_seconds`; a completion for
+    which it hangs or dies scores `failure_score`. Rewards of weight 0 are called apart, so that they change
+    no score. A reward must be a pure function of its arguments: equal completions of one example are scored
+    once. `progress` shows how many are scored.
 
     A `score` ends within about (number of chunks + 2 * 64) * timeout_seconds / workers: once 64 calls
     with halved chunks have failed, all completions of a failed chunk count as failed.
@@ -70,7 +91,7 @@ class Scorer:
 
     def __init__(
         self,
-        reward: str | Callable[..., Any],
+        reward: Rewards,
         *,
         workers: int,
         timeout_seconds: float,
@@ -82,18 +103,17 @@ class Scorer:
         for field, value in (("workers", workers), ("chunk_size", chunk_size)):
             if value < 1:
                 raise ConfigError(f"{field} = {value} must be at least 1")
-        if not isinstance(reward, str) and not callable(reward):
-            raise ConfigError(f"the reward is {reward!r}; it must be a function or the name of one")
         if not 0 < timeout_seconds < math.inf:
             raise ConfigError(f"timeout_seconds = {timeout_seconds} must be positive and finite")
-        self.name = reward if isinstance(reward, str) else getattr(reward, "__name__", repr(reward))
+        self._rewards = WeightedRewards(reward)
+        self.name = self._rewards.name
+        self._state = TrainerState()
         self.workers = workers
         self.timeout_seconds = timeout_seconds
         self.chunk_size = chunk_size
         self.failure_score = failure_score
         self.environment = environment
         self._progress = progress or Silent()
-        self._reward = absolute_spec(reward) if isinstance(reward, str) else _pickled(reward)
         self._running: list[RewardProcess] = []
         self._killed = 0
         """Workers in a row that were killed while they started."""
@@ -128,49 +148,70 @@ class Scorer:
     def most_seconds(self, completions: int) -> float:
         """What scoring takes at most, about, if the reward hangs."""
         calls = math.ceil(completions / self.chunk_size) + 2 * MAX_FAILED_RETRIES
+        calls *= 2 if self._rewards.watched else 1
         return calls * self.timeout_seconds / self.workers
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
-        """Score `texts[i]` as a completion of `examples[i]`.
+    def at(self, state: TrainerState) -> None:
+        """See `Scoring.at`."""
+        self._state = state
+
+    def score(
+        self, examples: Sequence[Example], texts: Sequence[str], token_ids: TokenIds | None = None
+    ) -> Scores:
+        """Score `texts[i]` as a completion of `examples[i]`, which was written as `token_ids[i]`.
 
         Raises RewardError if the reward raises or returns anything but finite numbers (up to 1e15) and None,
         ConfigError if it cannot be loaded.
         """
         started = time.monotonic()
-        items = {(example.id, text): (example, text) for example, text in zip(examples, texts, strict=True)}
+        ids = [None] * len(texts) if token_ids is None else [tuple(it) for it in token_ids]
+        keys = [(example.id, *rest) for example, *rest in zip(examples, texts, ids, strict=True)]
+        items = {
+            key: Item(*item) for key, item in zip(keys, zip(examples, texts, ids, strict=True), strict=True)
+        }
+        counts = Counter(keys)
+        found = Found(len(self._rewards.weights), list(items.values()), [counts[key] for key in items])
         with self._progress.phase("scoring", len(items), "completions") as phase:
-            scored, failures = self._score_distinct(list(items.values()), phase)
-        number = {item: i for i, item in enumerate(items)}
-        which = [number[example.id, text] for example, text in zip(examples, texts, strict=True)]
+            failures = self._call(self._rewards.weighed, found, phase)
+            if self._rewards.watched:
+                self._call(self._rewards.watched, found, Phase("watching"))
+        number = {key: i for i, key in enumerate(items)}
+        which = [number[key] for key in keys]
+        scored = self._rewards.sum(found.values_KB)
+        scored[list(failures)] = self.failure_score
         how = list(failures.values())
         return Scores(
-            values=np.array([scored[i] for i in which], dtype=np.float64),
+            values=scored[which],
             cost=Cost(timeouts=how.count("timeout"), crashes=how.count("crash")),
             seconds=time.monotonic() - started,
             failures=[failures.get(i) for i in which],
+            parts={
+                label: values_B[which]
+                for label, values_B in zip(self._rewards.labels, found.values_KB, strict=True)
+            },
+            logged=found.logged,
+            columns={column: [cells[i] for i in which] for column, cells in found.columns.items()},
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: the reward and its settings, without running workers."""
         return self.__dict__ | {"_running": [], "_progress": Silent()}
 
-    def _score_distinct(self, items: list[Item], phase: Phase) -> tuple[list[float], dict[int, str]]:
-        """The values of the items, and by number how those failed that did."""
-        scored = [self.failure_score] * len(items)
+    def _call(self, rewards: list[int], found: Found, phase: Phase) -> dict[int, str]:
+        """Store what the rewards of these numbers give; return by number how completions failed that did."""
 
         def fails(chunks: list[list[int]]) -> list[tuple[list[int], str]]:
             """Store the values of the chunks; return the chunks that fail, and how."""
             failed = []
-            outcomes = self._run([[items[i] for i in chunk] for chunk in chunks], phase)
-            for chunk, outcome in zip(chunks, outcomes, strict=True):
+            jobs = [Job(rewards, [found.items[i] for i in chunk], self._state) for chunk in chunks]
+            for chunk, job, outcome in zip(chunks, jobs, self._run(jobs, phase), strict=True):
                 if isinstance(outcome, str):
                     failed.append((chunk, outcome))
                 else:
-                    for i, value in zip(chunk, outcome, strict=True):
-                        scored[i] = math.nan if value is None else value
+                    found.take(job, chunk, outcome)
             return failed
 
-        everything, size = range(len(items)), self.chunk_size
+        everything, size = range(len(found.items)), self.chunk_size
         chunks = [list(everything[i : i + size]) for i in everything[::size]]
         failed = fails(chunks)
         too_slow = sum(how == "timeout" for _, how in failed) > len(chunks) / 2
@@ -182,36 +223,36 @@ class Scorer:
             failed = [(chunk, how) for chunk, how in failed if chunk not in large] + again
         if too_slow and budget > 0:
             self.chunk_size = max(1, size // 2)
-        return scored, {i: how for chunk, how in failed for i in chunk}
+        return {i: how for chunk, how in failed for i in chunk}
 
-    def _run(self, chunks: list[list[Item]], phase: Phase) -> list[Outcome]:
-        """One call of the reward per chunk, spread over the workers; those that succeed advance `phase`."""
+    def _run(self, jobs: list[Job], phase: Phase) -> list[Outcome]:
+        """The jobs, spread over the workers; those that succeed advance `phase`."""
         for worker in [worker for worker in self._running if worker.died_idle]:
             self._running.remove(worker)
             worker.kill()
         outcomes: dict[int, Outcome] = {}
-        waiting = deque(enumerate(chunks))
+        waiting = deque(enumerate(jobs))
         try:
-            while len(outcomes) < len(chunks):
-                while len(self._running) < min(self.workers, len(chunks) - len(outcomes)):
+            while len(outcomes) < len(jobs):
+                while len(self._running) < min(self.workers, len(jobs) - len(outcomes)):
                     self._running.append(self._worker())
                 for worker in self._running:
                     if waiting and worker.ready and worker.job is None:
                         worker.send(*waiting.popleft())
                 before = set(outcomes)
                 self._receive_news(self._running, outcomes)
-                phase.advance(
-                    sum(
-                        len(outcomes[i]) for i in outcomes.keys() - before if not isinstance(outcomes[i], str)
-                    )
-                )
+                new = [i for i in outcomes.keys() - before if not isinstance(outcomes[i], str)]
+                phase.advance(sum(len(jobs[i].items) for i in new))
         except BaseException:  # Ctrl-C too: what is under way must not answer a later call
             self.close()
             raise
-        return [outcomes[i] for i in range(len(chunks))]
+        return [outcomes[i] for i in range(len(jobs))]
 
     def _worker(self) -> RewardProcess:
-        return RewardProcess(self._reward, self.name, self.timeout_seconds, self.environment)
+        rewards = self._rewards
+        return RewardProcess(
+            rewards.loadable, rewards.titles, self.name, self.timeout_seconds, self.environment
+        )
 
     def _receive_news(self, workers: Sequence[RewardProcess], outcomes: dict[int, Outcome]) -> None:
         """Wait until a worker answers, dies or runs out of time, and store the outcome of its job."""
@@ -245,16 +286,3 @@ class Scorer:
                 f"{self.name!r}. SIGKILL mostly means that the system ran out of memory: use fewer "
                 "scoring.workers or a smaller reward; any other signal is a crash of its file or module"
             )
-
-
-def _pickled(reward: Callable[..., Any]) -> bytes:
-    import dill
-
-    try:
-        pickled: bytes = dill.dumps(reward, recurse=True)
-    except Exception as error:  # whatever the objects that the function refers to raise
-        raise ConfigError(
-            f"the reward {reward!r} cannot be sent to a worker process: {type(error).__name__}:"
-            f" {error}; define it in a file and name it 'file.py:function'"
-        ) from error
-    return pickled

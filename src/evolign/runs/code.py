@@ -19,8 +19,13 @@ from evolign import disk
 from evolign.config.paths import CLASSIFIER
 from evolign.errors import RunError
 from evolign.runs.record import fingerprint
+from evolign.types import Reward, Rewards
 
-TYPED = {"task.reward": ("task.reward=", "task="), "model.trust_remote_code": ("model.trust_remote_code=",)}
+TYPED = {
+    "task.reward": ("task.reward=", "task="),
+    "task.rewards": ("task.rewards=", "task="),
+    "model.trust_remote_code": ("model.trust_remote_code=",),
+}
 """Overrides with which a user names the code."""
 
 
@@ -59,8 +64,17 @@ def require(path: str | Path, tree: Mapping[str, Any], trust: bool, typed: Seque
         remember(tree)
 
 
-def reward_hash(spec: object) -> str | None:
-    """A hash of the file or folder that holds a reward; None where it has none, as a reward of evolign."""
+def reward_hash(reward: Rewards) -> str | list[str | None] | None:
+    """A hash of the file or folder that holds a reward; None where it has none, as a reward of evolign.
+
+    Of several rewards, the hash of each.
+    """
+    if isinstance(reward, Sequence) and not isinstance(reward, str):
+        return [_hash(term.reward) for term in reward]
+    return _hash(reward)
+
+
+def _hash(spec: Reward) -> str | None:
     if not isinstance(spec, str):
         return None
     if spec.startswith(CLASSIFIER):
@@ -75,11 +89,12 @@ def reward_hash(spec: object) -> str | None:
 
 def _named(tree: Mapping[str, Any]) -> Iterator[Code]:
     task, model = tree.get("task") or {}, tree.get("model") or {}
-    spec = task.get("reward")
-    if isinstance(spec, str) and _is_code(spec):
-        file = _file(spec)
-        content = fingerprint(file)["hash"] if file else None
-        yield Code("task.reward", f"task.reward = {spec!r:.200}", _digest([str(file), spec, content]))
+    several = [("task.rewards", term.get("name")) for term in task.get("rewards") or ()]
+    for field, spec in (("task.reward", task.get("reward")), *several):
+        if isinstance(spec, str) and _is_code(spec):
+            file = _file(spec)
+            content = fingerprint(file)["hash"] if file else None
+            yield Code(field, f"{field} = {spec!r:.200}", _digest([str(file), spec, content]))
     if model.get("trust_remote_code"):
         name = str(model.get("name"))
         folder = _path(name)

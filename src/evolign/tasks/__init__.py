@@ -28,12 +28,17 @@ def build_task(config: Any) -> "Task":
     """The task that `config` describes.
 
     `config` is a pydantic model with the field `name`, a key of `TASKS`; its other fields are the
-    keyword arguments of the task's constructor. Raises ConfigError for an unknown name, and what
-    the constructor raises.
+    keyword arguments of the task's constructor; several `rewards` are its `reward`. Raises ConfigError
+    for an unknown name, and what the constructor raises.
     """
     from pkgutil import resolve_name
 
     if config.name not in TASKS:
         raise unknown_name("task", config.name, TASKS)
-    task: Task = resolve_name(TASKS[config.name])(**config.model_dump(exclude={"name"}))
+    from evolign.types import WeightedReward  # numpy: the process of a reward does without
+
+    options = config.model_dump(exclude={"name"})
+    if several := options.pop("rewards", None):
+        options["reward"] = [WeightedReward(term["name"], term["weight"]) for term in several]
+    task: Task = resolve_name(TASKS[config.name])(**options)
     return task

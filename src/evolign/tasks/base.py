@@ -1,12 +1,12 @@
 """The protocol of a task, and the checks that hold for every task."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from evolign.errors import ConfigError
 from evolign.messages import Prompt
-from evolign.types import Example
+from evolign.types import Example, Rewards
 
 
 class Task(Protocol):
@@ -26,8 +26,8 @@ class Task(Protocol):
         """ "accuracy" when the reward is 1 for a correct completion and else 0; else "reward"."""
 
     @property
-    def reward(self) -> str | Callable[..., Any]:
-        """What `evolign.rewards.loading.load_reward` takes, or the function itself."""
+    def reward(self) -> Rewards:
+        """A name or a function, or several of them with weights."""
 
 
 def examples(task: Task) -> list[Example]:

@@ -27,7 +27,7 @@ from evolign.seeding import stream
 from evolign.tasks.base import check_disjoint, check_splits, prompt_key
 from evolign.tasks.cells import cell, completion_after, text, without_last_turn
 from evolign.tasks.files import Row, as_cell, check_enough, column, read_rows
-from evolign.types import Example
+from evolign.types import Example, Rewards
 
 Source = str | Iterable[Mapping[str, Any]]
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Rows:
         num_validation: int = 100,
         num_test: int = 0,
         num_warmup: int = 0,
-        reward: str | Callable[..., Any] = "math_answer",
+        reward: Rewards = "math_answer",
         metric: str = "reward",
         seed: int = 0,
     ) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from evolign.errors import ConfigError, unknown_name
 from evolign.seeding import stream
 from evolign.tasks.generated import pick, split_of
-from evolign.types import Example
+from evolign.types import Example, Rewards
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class Summaries:
         num_validation: int = 100,
         num_test: int = 200,
         num_warmup: int = 64,
-        reward: str = "rouge_l",
+        reward: Rewards = "rouge_l",
         seed: int = 0,
     ) -> None:
         self.reward = reward

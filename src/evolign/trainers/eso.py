@@ -143,10 +143,15 @@ class OnPolicy(Sft):
                 ids.append(tuple(base.encoder.encode_completion(example.completion or "")))
                 texts.append(example.completion or "")
         repeated = [example for example, texts in zip(examples, text_PJ, strict=True) for _ in texts]
-        reward = self.session.score(repeated, [text for texts in text_PJ for text in texts])
+        reward = self.session.score(
+            repeated,
+            [text for texts in text_PJ for text in texts],
+            [ids for row in token_ids_PJ for ids in row],
+        )
         baseline_P = None
         if self._objective.wants_greedy:
-            baseline_P = self.session.score(examples, self._sampled(examples, 0.0, -1)[1])
+            greedy_ids, greedy_texts = self._sampled(examples, 0.0, -1)
+            baseline_P = self.session.score(examples, greedy_texts, greedy_ids)
         return Responses(token_ids_PJ, reward.reshape(len(examples), -1), baseline_P)
 
     def _sampled(

@@ -146,10 +146,11 @@ class Ppo(Resumable, Trainer):
             ),
         )
         repeated = [example for example in examples for _ in range(sampling.samples_per_prompt)]
-        score_B = session.score(repeated, list(rollouts.text_NPS[0].flat))
+        token_ids = list(rollouts.token_ids_NPS[0].flat)
+        score_B = session.score(repeated, list(rollouts.text_NPS[0].flat), token_ids)
         base = session.trainable.base
         prompts = [base.encoder.encode(example.prompt) for example in repeated]
-        return self._with_advantages(prompts, list(rollouts.token_ids_NPS[0].flat), score_B)
+        return self._with_advantages(prompts, token_ids, score_B)
 
     def _draw(self, number: int) -> list[Example]:
         """The prompts of a batch: every prompt is drawn once, in random order, before any is drawn again."""

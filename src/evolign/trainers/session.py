@@ -14,7 +14,9 @@ from evolign.config import GradientConfig
 from evolign.engines import Engine
 from evolign.evaluation.evaluate import Evaluation, evaluate_split, ranking
 from evolign.evaluation.result import keep_samples, reported_split, summarise
-from evolign.rewards.scoring import Scorer
+from evolign.rewards.calling import TrainerState
+from evolign.rewards.scores import Scores, added, averages, beside, part_metrics
+from evolign.rewards.scoring import Scorer, TokenIds
 from evolign.runs.access import writing
 from evolign.runs.directory import RunDir
 from evolign.runs.progress import ASKED, Progress
@@ -66,10 +68,14 @@ class Session(ABC):
         run.rewind()
         prune(run)
         self.steps_in_all = 0
+        self.epoch = 0.0
+        """Passes over the rows so far, as the Trainer counts them."""
         self.asked_to_stop = False
         """Whether the progress has asked the run to stop: it ends, but it is not finished."""
         self._clock = 0.0
         self._row: dict[str, Any] = {}
+        self._logged: dict[str, float] = {}
+        """What rewards logged in the current step."""
 
     def _state(self, folder: Path, values: dict[str, Any]) -> State:
         """The state in a checkpoint, which must be of its step."""
@@ -197,6 +203,7 @@ class Session(ABC):
         totals = ("step", "completions", "generated_tokens", "seconds")
         row = {name: getattr(self.state, name) for name in totals} | row
         row["peak_memory_bytes"] = peak_memory_bytes()
+        row, self._logged = beside(row, self._logged), {}
         self.run.append("metrics.jsonl", [row])
         self.asked_to_stop = bool(self.progress.record(row)) or self.asked_to_stop
 
@@ -231,7 +238,7 @@ class PolicySession(Session):
     ) -> None:
         super().__init__(config, run, task, trainable, progress)
         self._engine, self._scorer = engine, scorer
-        self._step_reward: list[np.ndarray] = []
+        self._step_scores: list[Scores] = []
 
     def sample(self, examples: Sequence[Example], sampling: Sampling) -> Rollouts:
         """Completions of `examples` by the model as it stands, counted: shape (1, P, S)."""
@@ -240,29 +247,44 @@ class PolicySession(Session):
         self.state.add(rollouts.cost)
         return rollouts
 
-    def score(self, examples: Sequence[Example], completions: Sequence[str]) -> np.ndarray:
+    def score(
+        self, examples: Sequence[Example], completions: Sequence[str], token_ids: TokenIds
+    ) -> np.ndarray:
         """The reward of every completion, NaN where it does not apply; goes into the step's row."""
-        scores = self._scorer.score(examples, completions)
+        self._tell_rewards()
+        scores = self._scorer.score(examples, completions, token_ids)
         self.state.add_failures(scores.cost)
-        self._step_reward.append(scores.values)
+        self._step_scores.append(scores)
         self._watch(scores.values)
         return scores.values
 
     def log(self, logs: dict[str, float]) -> None:
         """See `Session.log`."""
-        rewards = np.concatenate([*self._step_reward, [np.nan]])
+        rewards = np.concatenate([*(scores.values for scores in self._step_scores), [np.nan]])
         if not np.isnan(rewards).all():
             self.note(reward_mean=float(np.nanmean(rewards)))
-        self._step_reward = []
+        if self._step_scores:
+            parts = {
+                name: np.concatenate([scores.parts[name] for scores in self._step_scores])
+                for name in self._step_scores[0].parts
+            }
+            self.note(**part_metrics(parts))
+        self._logged = averages(added(scores.logged for scores in self._step_scores))
+        self._step_scores = []
         super().log(logs)
 
     def evaluate(self, split: str) -> Evaluation:
         """See `Session.evaluate`."""
+        self._tell_rewards()
         with self.trainable.inference():
             found = evaluate_split(self.config, self.task, split, self._engine, self._scorer, POLICY)
         self.state.add_failures(found.cost)
         self._watch(found.scores)
         return found
+
+    def _tell_rewards(self) -> None:
+        """Tell them where the run stands."""
+        self._scorer.at(TrainerState(self.state.step, self.steps_in_all, self.epoch))
 
     def _watch(self, rewards: Iterable[float]) -> None:
         """Warn, once, where the first rewards of the run are all equal."""

@@ -29,12 +29,14 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._session.epoch = state.epoch or 0.0
         self._session.start(state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         step = state.global_step
+        self._session.epoch = state.epoch or 0.0
         self._session.end_step(step)
         stopped = bool(self._session.state.stopped)
         control.should_training_stop = control.should_training_stop or stopped

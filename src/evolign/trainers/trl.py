@@ -130,7 +130,8 @@ class Grpo(Resumable, GRPOTrainer):
     ) -> list[float | None]:
         examples = [self._by_id[name] for name in prompts]
         base = self.session.trainable.base
-        scores = self.session.score(examples, [base.encoder.decode(tuple(ids)) for ids in completion_ids])
+        texts = [base.encoder.decode(tuple(ids)) for ids in completion_ids]
+        scores = self.session.score(examples, texts, completion_ids)
         return [None if np.isnan(score) else float(score) for score in scores]
 
 

@@ -14,7 +14,7 @@ TRACKS = "read by the tracker's callback, which is that of transformers"
 
 MEANS = {
     "model": "the model, or its name; a model gets its weights and settings back",
-    "reward_funcs": "`task.reward`: a function, a name, or a list of them",
+    "reward_funcs": "`task.reward` or `task.rewards`: a function, a name, or a list of them",
     "args": "an `EvolutionConfig`",
     "train_dataset": "rows with a column `prompt`, text or messages; the others go to the reward",
     "eval_dataset": "validation rows; without them `num_validation` rows are taken from `train_dataset`",
@@ -32,7 +32,7 @@ MEANS = {
     "num_generations_eval": "`evaluation.samples`",
     "max_completion_length": "`sampling.max_new_tokens`",
     "temperature": "`sampling.temperature`",
-    "reward_weights": "weights of the rewards' sum",
+    "reward_weights": "weights of the rewards' sum, the `weight` in `task.rewards`",
     "epsilon": "`fitness.clip`, under `fitness: likelihood`",
     "importance_sampling_level": "`fitness.ratio`, under likelihood: `sequence` (default), `token`",
     "scale_rewards": "`fitness.normalise`, under `fitness: likelihood`: `none` (default), `group`",

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler
 
+from evolign.rewards.weighted import METRIC, SPREAD
 from evolign.runs.directory import read_rows
 from evolign.runs.phases import Phase
 from evolign.runs.progress import Progress
@@ -26,12 +27,20 @@ Logs = dict[str, Any]
 
 def training_logs(row: Mapping[str, Any]) -> Logs:
     """What `on_log` gets of a generation: its row, with TRL's names where they mean the same."""
-    logs = {
-        AS_IN_TRL.get(name, name): value for name, value in row.items() if not name.startswith(EVALUATION)
-    }
+    logs = {_as_in_trl(name, row): value for name, value in row.items() if not name.startswith(EVALUATION)}
     if "informative" in logs:
         logs["frac_reward_zero_std"] = 1 - logs["informative"]
     return logs
+
+
+def _as_in_trl(name: str, row: Mapping[str, Any]) -> str:
+    """The name that TRL gives to a metric of a row."""
+    if not name.startswith(METRIC):
+        return AS_IN_TRL.get(name, name)
+    reward = name.removeprefix(METRIC)
+    if name + SPREAD in row:
+        return f"rewards/{reward}/mean"
+    return f"rewards/{reward.removesuffix(SPREAD)}/std"
 
 
 def evaluation_logs(metrics: Mapping[str, float], best: str, prefix: str = "eval") -> Logs:

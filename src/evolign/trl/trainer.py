@@ -29,7 +29,7 @@ from evolign.config.recipe import parse
 from evolign.errors import ConfigError, RunError, shown, unknown_name
 from evolign.evaluation.evaluate import ranking
 from evolign.policy.base_model import load_base_model
-from evolign.rewards.weighted import Reward, WeightedRewards
+from evolign.rewards.weighted import weighted
 from evolign.runs.progress import Terminal
 from evolign.seeding import random_states_kept
 from evolign.tasks.files import read_rows
@@ -39,6 +39,7 @@ from evolign.trl.config import EvolutionConfig, refuse
 from evolign.trl.hub import Repository, complete_card
 from evolign.trl.reporting import Reporter, evaluation_logs
 from evolign.trl.sections import model_section, sections
+from evolign.types import Reward
 
 RowsGiven = Iterable[Mapping[str, Any]]
 
@@ -82,7 +83,8 @@ class EvolutionTrainer:
             "tokenizer": self.processing_class,
             "train": rows,
             "validation": self._validation,
-            "reward": _one_reward(self.reward_funcs, self.args.reward_weights),
+            "reward": self.reward_funcs,
+            "reward_weights": self.args.reward_weights,
             **sections(self.args, peft_config, len(rows), self._validation is not None),
         }
         config, self._task = prepare(**self._call)
@@ -162,7 +164,8 @@ class EvolutionTrainer:
                 include={"prompt", "completion", "system", "chat", "metric"}
             )
             rows = _rows(eval_dataset, "eval_dataset")
-            task, split = Rows(test=rows, reward=self._call["reward"], **options), "test"
+            reward = weighted(self.reward_funcs, self.args.reward_weights)
+            task, split = Rows(test=rows, reward=reward, **options), "test"
         path = self._adapter or self._config.adapter.path
         adapter = self._config.adapter.model_copy(update={"path": None if path is None else str(path)})
         config = self._config.model_copy(update={"adapter": adapter})
@@ -259,10 +262,6 @@ def _rewards(given: Reward | Sequence[Reward]) -> list[Reward]:
         f"{CLASSIFIER}{reward}" if isinstance(reward, str) and Path(reward).is_dir() else reward
         for reward in rewards
     ]
-
-
-def _one_reward(rewards: Sequence[Reward], weights: Sequence[float] | None) -> Reward:
-    return rewards[0] if len(rewards) == 1 and weights is None else WeightedRewards(rewards, weights)
 
 
 def _loaded(model: Any, tokenizer: Any, args: EvolutionConfig) -> tuple[PreTrainedModel, Any]:

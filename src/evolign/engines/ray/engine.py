@@ -27,6 +27,7 @@ from evolign.engines.transformers.batches import MicroBatches, reading_lengths
 from evolign.engines.transformers.engine import TransformersEngine
 from evolign.policy.policy import Policy
 from evolign.policy.spaces.base import SharesFactors
+from evolign.rewards.calling import TrainerState
 from evolign.rewards.scoring import Scorer
 from evolign.runs.progress import Progress, Silent
 from evolign.strategies.mean import Mean
@@ -85,7 +86,8 @@ class RayEngine:
         samples = sampling.samples_per_prompt
         pieces = list(cut_writing(prompts_NP, samples, self._config.piece_rows))
         with self._progress.phase("writing", len(pieces), "pieces") as phase:
-            answers: list[Written] = self._pool.run(Writing(population, sampling), pieces, phase.advance)
+            writing = Writing(population, sampling, self._scorer.state if self._scorer else TrainerState())
+            answers: list[Written] = self._pool.run(writing, pieces, phase.advance)
         shape = (len(population), len(prompts_NP[0]), samples)
         text_NPS, token_ids_NPS = np.empty(shape, dtype=object), np.empty(shape, dtype=object)
         truncated_NPS = np.empty(shape, dtype=bool)

@@ -7,6 +7,7 @@ Pieces can be repeated: who answers, and how often, changes nothing.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from evolign.rewards.calling import TrainerState
 from evolign.types import Population, Sampling
 
 
@@ -16,6 +17,8 @@ class Writing:
 
     population: Population
     sampling: Sampling
+    state: TrainerState
+    """Where the run stands, for rewards."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+import evolign
 from evolign.engines.base import Engine
 from evolign.policy.fingerprint import model_fingerprint
 from evolign.policy.policy import Policy
@@ -104,7 +105,7 @@ def _per_token(answer: Answer) -> float:
 
 def _code() -> str:
     """The same wherever the same files are installed."""
-    folder = Path(__file__).parents[2]  # the package
+    folder = Path(evolign.__file__).parent
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())

@@ -6,7 +6,9 @@ import numpy as np
 
 from evolign.engines.ray.pieces import WritePiece
 from evolign.engines.ray.worker import Written
-from evolign.rewards.scoring import Scorer, Scores
+from evolign.rewards.calling import TrainerState
+from evolign.rewards.scores import Scores, added
+from evolign.rewards.scoring import Scorer, TokenIds
 from evolign.types import Cost, Example
 
 
@@ -19,29 +21,47 @@ class PoolScorer:
     def __init__(self, local: Scorer) -> None:
         self._local = local
         self.name = local.name
-        self._found: dict[tuple[str, str], tuple[float, str | None]] = {}
-        self._seconds = 0.0
+        self.state = TrainerState()
+        self._found: dict[tuple[object, ...], tuple[Scores, int]] = {}
+        self._answers: list[Scores] = []
+
+    def at(self, state: TrainerState) -> None:
+        """See `Scoring.at`: workers are told with their next piece."""
+        self.state = state
+        self._local.at(state)
 
     def keep(self, pieces: Sequence[WritePiece], answers: Sequence[Written], samples: int) -> None:
         """Remember the scores of one `generate`, and forget those before it."""
         self._found.clear()
-        self._seconds = sum(answer.seconds_scoring for answer in answers)
+        self._answers = [answer.scores for answer in answers if answer.scores is not None]
         for piece, answer in zip(pieces, answers, strict=True):
+            if answer.scores is None:
+                continue
             names = [name for row in piece.names_NP for name in row for _ in range(samples)]
-            for name, text, score, how in zip(
-                names, answer.texts, answer.scores, answer.failures, strict=True
-            ):
-                self._found.setdefault((name, text), (score, how))
+            for i, key in enumerate(zip(names, answer.texts, answer.token_ids, strict=True)):
+                self._found.setdefault(key, (answer.scores, i))
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+    def score(
+        self, examples: Sequence[Example], texts: Sequence[str], token_ids: TokenIds | None = None
+    ) -> Scores:
         """See `Scorer.score`. `seconds` is the sum over workers."""
-        keys = [(example.id, text) for example, text in zip(examples, texts, strict=True)]
-        if not all(key in self._found for key in keys):
-            return self._local.score(examples, texts)
-        failed = [self._found[key][1] for key in dict.fromkeys(keys)]
+        ids = [None] * len(texts) if token_ids is None else [tuple(it) for it in token_ids]
+        keys = [(example.id, *rest) for example, *rest in zip(examples, texts, ids, strict=True)]
+        if not keys or not all(key in self._found for key in keys):
+            return self._local.score(examples, texts, token_ids)
+        found = [self._found[key] for key in keys]
+        failed = [scores.failures[i] for scores, i in (self._found[key] for key in dict.fromkeys(keys))]
+        parts = self._answers[0].parts
+        columns = dict.fromkeys(name for scores in self._answers for name in scores.columns)
         return Scores(
-            values=np.array([self._found[key][0] for key in keys], dtype=np.float64),
+            values=np.array([scores.values[i] for scores, i in found], dtype=np.float64),
             cost=Cost(timeouts=failed.count("timeout"), crashes=failed.count("crash")),
-            seconds=self._seconds,
-            failures=[self._found[key][1] for key in keys],
+            seconds=sum(scores.seconds for scores in self._answers),
+            failures=[scores.failures[i] for scores, i in found],
+            parts={name: np.array([scores.parts[name][i] for scores, i in found]) for name in parts},
+            logged=added(scores.logged for scores in self._answers),
+            columns={
+                name: [scores.columns[name][i] if name in scores.columns else None for scores, i in found]
+                for name in columns
+            },
         )

@@ -17,6 +17,7 @@ from evolign.engines.ray.ledger import News
 from evolign.engines.ray.pieces import Piece, Reading, ReadPiece, WritePiece, Writing, part_of
 from evolign.engines.ray.probe import Answer, ask
 from evolign.policy.policy import PolicySpec
+from evolign.rewards.scores import Scores
 from evolign.types import Example
 
 
@@ -50,11 +51,8 @@ class Written:
     texts: list[str]
     token_ids: list[tuple[int, ...]]
     truncated: list[bool]
-    scores: list[float]
-    """Empty where the worker has no reward."""
-    failures: list[str | None]
-    """`timeout` or `crash` where scoring a completion failed."""
-    seconds_scoring: float
+    scores: Scores | None
+    """None where the worker has no reward."""
 
 
 def end_process(pid: int) -> None:
@@ -146,22 +144,13 @@ class Worker:
     def _write(self, shared: Writing, piece: WritePiece) -> Written:
         population = part_of(shared.population, piece.candidates)
         rollouts = self._engine.generate(population, piece.names_NP, shared.sampling)
-        texts = list(rollouts.text_NPS.flat)
-        scores: list[float] = []
-        failures: list[str | None] = []
-        started = time.perf_counter()
+        texts, token_ids = list(rollouts.text_NPS.flat), list(rollouts.token_ids_NPS.flat)
+        scores = None
         if self._scorer is not None:
             samples = shared.sampling.samples_per_prompt
             examples = [
                 self._examples[name] for row in piece.names_NP for name in row for _ in range(samples)
             ]
-            found = self._scorer.score(examples, texts)
-            scores, failures = found.values.tolist(), list(found.failures)
-        return Written(
-            texts,
-            list(rollouts.token_ids_NPS.flat),
-            rollouts.truncated_NPS.ravel().tolist(),
-            scores,
-            failures,
-            time.perf_counter() - started,
-        )
+            self._scorer.at(shared.state)
+            scores = self._scorer.score(examples, texts, token_ids)
+        return Written(texts, token_ids, rollouts.truncated_NPS.ravel().tolist(), scores)

@@ -32,6 +32,8 @@ class FitnessValues:
     """Factor of the strategy's step size, beside what the strategy does to it."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """More figures for metrics.jsonl."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """What rewards logged, beside these."""
     reward_range: tuple[float, ...] = ()
     """The lowest and the highest reward of a completion; a run warns where all are equal."""
 

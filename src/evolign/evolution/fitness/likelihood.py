@@ -41,6 +41,7 @@ from evolign.evolution.prompts import draw_batch, mean_score, reward_range, samp
 from evolign.evolution.step_size import Calibration, bisect, candidates_at, counted, divergence_per_square
 from evolign.metrics import LOG_RATIO_BOUND, ROUNDING, levelled
 from evolign.policy.spaces.base import SearchSpace
+from evolign.rewards.scores import averages, part_metrics
 from evolign.rewards.scoring import Scoring
 from evolign.runs.progress import Progress
 from evolign.tasks.base import Task, ids
@@ -77,6 +78,8 @@ class Batch:
     """Mean reward of all completions, informative or not."""
     metrics: dict[str, float]
     """`informative`: share of prompts whose samples did not all have the same reward; and more."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """See `FitnessValues`."""
     reward_range: tuple[float, ...] = ()
     """See `FitnessValues`."""
 
@@ -123,8 +126,8 @@ class LikelihoodFitness:
             found = bisect(
                 counted(divergence_at, phase), self._options.divergence, _divergence_in_words, power=2
             )
-        sequences = len(token_ids) + found.measurements * len(readings[0])
-        return Calibration(found, _divergence_in_words(found.value), sequences, rollouts.cost)
+        rows = len(token_ids) + found.measurements * len(readings[0])
+        return Calibration(found, _divergence_in_words(found.value), rows, rollouts.cost)
 
     def draw(self, version: int, generation: int) -> Batch:
         """Sample S completions of P prompts from the mean policy and centre their rewards per prompt."""
@@ -152,7 +155,9 @@ class LikelihoodFitness:
                 "truncated": float(rollouts.truncated_NPS.mean()),
                 "seconds_generate": rollouts.seconds,
                 "seconds_score": scores.seconds,
+                **part_metrics(scores.parts),
             },
+            logged=averages(scores.logged),
             reward_range=reward_range(score_NPS),
         )
 
@@ -166,6 +171,7 @@ class LikelihoodFitness:
                 np.zeros(num_candidates),
                 batch.fitness_of_mean,
                 metrics=metrics,
+                logged=batch.logged,
                 reward_range=batch.reward_range,
             )
         (reader_M, read_M), weight_N = self._who_reads_what(num_candidates, batch)
@@ -192,6 +198,7 @@ class LikelihoodFitness:
             batch.fitness_of_mean,
             step_scale=float(np.clip(max(too_far, 1e-12) ** -0.5, *SCALE_BOUNDS)),
             metrics=batch.metrics | measured,
+            logged=batch.logged,
             reward_range=batch.reward_range,
             mean_J=mean_J,
         )

@@ -22,6 +22,7 @@ from evolign.evolution.prompts import (
 )
 from evolign.evolution.step_size import Calibration, calibrate, candidates_at
 from evolign.policy.spaces.base import SearchSpace
+from evolign.rewards.scores import averages, part_metrics
 from evolign.rewards.scoring import Scoring
 from evolign.runs.progress import Progress
 from evolign.tasks.base import Task, ids
@@ -72,7 +73,8 @@ class RewardFitness:
             mean_score(score_NPS[:-1]),
             fitness_of_mean=float(mean_score(score_NPS[-1:])[0]),
             cost=rollouts.cost + scores.cost,
-            metrics=metrics,
+            metrics=metrics | part_metrics(scores.parts),
+            logged=averages(scores.logged),
             reward_range=reward_range(score_NPS),
         )
 
