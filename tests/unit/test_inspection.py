@@ -66,7 +66,7 @@ def test_a_prompt_is_shown_as_rendered_with_its_tokens_counted() -> None:
         (
             "{% for m in messages %}" + SAID + "{% endfor %}" + THINKS,
             "$A",
-            [r"assistant: <think>\n' and an answered"],
+            [r"assistant: <think>\n' and an answered", "opens a thinking block (<think>)"],
         ),
         (EMPTY_THOUGHT + OPENED, "$A", [r"assistant: <think></think>', as for models that think"]),
         (

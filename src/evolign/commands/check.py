@@ -175,7 +175,7 @@ def _base(config: Config) -> tuple[Any, str]:
     if weights_are_here(settings):
         return load_base_model(settings, shapes_only=True), "its weights are complete; "
     model.generation_config.eos_token_id = architecture.get_text_config().eos_token_id
-    return BaseModel(model, tokenizer, settings.name), "its weights are not here yet; "
+    return BaseModel(model, tokenizer, settings.name, prompting=settings), "its weights are not here yet; "
 
 
 def _trained(model: Any, config: Config) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evolign.commands.run import Result, resume, run
-from evolign.config import Config
+from evolign.config import Config, ModelConfig
 from evolign.config.recipe import parse
 from evolign.config.tasks import LIVE_ROWS
 from evolign.errors import ConfigError, RunError
@@ -59,7 +59,7 @@ def evolve(
         task=task,
         **sections,
     )
-    with borrowed(model, tokenizer) as base:
+    with borrowed(model, tokenizer, config.model) as base:
         if _continues(Path(out).expanduser(), config):
             return resume(out, task=rows, base=base, progress=progress)
         return run(config, out, task=rows, base=base, progress=progress)
@@ -108,13 +108,16 @@ def _named(reward: Reward) -> str:
 
 
 @contextmanager
-def borrowed(model: Any, tokenizer: Any) -> Iterator[BaseModel | None]:
-    """A live model as a base model, given back as it was; None for the name of one."""
+def borrowed(model: Any, tokenizer: Any, settings: ModelConfig) -> Iterator[BaseModel | None]:
+    """A live model as a base model, given back as it was; None for the name of one.
+
+    `settings` say how it is prompted.
+    """
     if isinstance(model, str | Path):
         yield None
         return
     with _given_back(model, tokenizer):
-        yield BaseModel(model, tokenizer, source(model.name_or_path))
+        yield BaseModel(model, tokenizer, source(model.name_or_path), prompting=settings)
 
 
 @contextmanager

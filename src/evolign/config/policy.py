@@ -1,7 +1,7 @@
 """The policy: base model, adapter, search space."""
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -20,6 +20,19 @@ from evolign.errors import shown
 
 WIDTH = AtMost(65_536, "no layer of a model is wider, and a rank cannot exceed the width")
 TERMS = AtMost(1024, "each is a direction of every factor, which is held and made orthogonal at every step")
+TEMPLATE_ARGUMENTS = {
+    *(
+        "conversation",
+        "messages",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "chat_template",
+    ),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    *("padding", "truncation", "max_length"),
+}
+"""Arguments of apply_chat_template that decide what comes back, and no variables of a template."""
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
 """Where a model can live. torch also knows devices that hold nothing, such as `meta`."""
 
@@ -40,6 +53,20 @@ class ModelConfig(Section):
     """auto: the first GPU if there is one, else the CPU. Or `cpu`, `cuda:1`, `mps`."""
     trust_remote_code: bool = False
     """Run model code that comes with a hub model. Off: such models are refused."""
+    system_prompt: str | None = None
+    """System message of every prompt of chat messages that begins without one."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Further arguments of the chat template, such as {enable_thinking: false}."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _what_evolign_gives_the_template_stays(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(TEMPLATE_ARGUMENTS & given.keys()):
+            raise ValueError(
+                f"model.chat_template_kwargs: {', '.join(taken)}: evolign gives the template these itself; "
+                "leave them out, and put only variables that the template reads, such as enable_thinking"
+            )
+        return given
 
     @field_validator("device")
     @classmethod

@@ -38,6 +38,8 @@ class BaseModel:
     """What `from_pretrained` accepts: it becomes `base_model_name_or_path` of the adapter."""
     loaded_from: ModelConfig | None = None
     """How another process loads the same model; None: the model is an object of this process."""
+    prompting: ModelConfig | None = None
+    """Whose system prompt and chat template arguments count; None: those of `loaded_from`, if it is given."""
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -67,7 +69,16 @@ class BaseModel:
     def encoder(self) -> PromptEncoder:
         """From prompts to token ids and from tokens to text, as this model was made for."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return PromptEncoder(self.tokenizer, self.name, self.eos_token_ids, limit, self.embeddings)
+        settings = self.prompting or self.loaded_from or ModelConfig()
+        return PromptEncoder(
+            self.tokenizer,
+            self.name,
+            self.eos_token_ids,
+            limit,
+            self.embeddings,
+            settings.system_prompt,
+            settings.chat_template_kwargs,
+        )
 
     @cached_property
     def prompts(self) -> EncodedPrompts:

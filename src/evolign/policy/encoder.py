@@ -1,11 +1,11 @@
 """Encoding prompts as token ids and decoding tokens as text, which needs a tokenizer but no model."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from evolign.errors import ConfigError
+from evolign.errors import ConfigError, shown
 from evolign.messages import Prompt
 from evolign.types import Example
 
@@ -23,6 +23,10 @@ class PromptEncoder:
     """Tokens of prompt and completion that the model can hold; None: no known limit."""
     embeddings: int | None = None
     """Tokens that the model has an embedding for; None: as many as the tokenizer knows."""
+    system_prompt: str | None = None
+    """System message of chat prompts that begin without one."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the chat template."""
 
     @property
     def has_template(self) -> bool:
@@ -45,13 +49,24 @@ class PromptEncoder:
         If the last message is the assistant's, what follows continues it, as in TRL and transformers.
         """
         if isinstance(prompt, str):
+            if self.system_prompt is not None:
+                raise ConfigError(
+                    f"model.system_prompt = {shown(self.system_prompt)} needs prompts of chat messages, and "
+                    f"{shown(prompt)} is a text; set task.chat = true, or put it into task.prompt"
+                )
             return prompt
+        if self.system_prompt is not None and prompt[0]["role"] != "system":
+            prompt = [{"role": "system", "content": self.system_prompt}, *prompt]
         continued = prompt[-1]["role"] == "assistant"
         if not self.has_template:
             return "\n\n".join(message["content"] for message in prompt) + "\n\n" * (not continued)
         try:
             result: str = self.tokenizer.apply_chat_template(
-                prompt, tokenize=False, add_generation_prompt=not continued, continue_final_message=continued
+                prompt,
+                tokenize=False,
+                add_generation_prompt=not continued,
+                continue_final_message=continued,
+                **self.template_arguments,
             )
             return result
         except Exception as error:  # templates raise what they like of roles that they do not know

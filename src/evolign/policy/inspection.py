@@ -1,5 +1,6 @@
 """Inspection: one prompt as the model is shown it, and what is suspicious about it (`evolign check`)."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,13 @@ SHOWN = 240
 LOOKED_AT = 64
 """Prompts that are rendered."""
 ANSWER = "The answer."
+THINKING = ("<think>", "<thinking>", "<thought>", "<reasoning>", "[THINK]")
+"""Tags that open a block of thoughts."""
+SWITCHES = {
+    "enable_thinking": r"\benable_thinking\b",
+    "thinking": r"\b(?:if|elif|and|or|not)\s+thinking\b",
+}
+"""Variables by which templates let a model think or not, and how these are read there."""
 
 
 def as_shown(encoder: PromptEncoder, prompt: Prompt) -> str:
@@ -47,7 +55,44 @@ def doubts(encoder: PromptEncoder, examples: Sequence[Example]) -> list[str]:
         found += _left_out(encoder, messages)
         found += _without_bos(encoder, messages[0])
         found += _around_an_answer(encoder, messages[0])
-    return found
+    return found + _thinking(encoder, prompts) + _unread(encoder, messages)
+
+
+def _thinking(encoder: PromptEncoder, prompts: Sequence[Prompt]) -> list[str]:
+    """Templates that open a block of thoughts, or leave it to the model to open one."""
+    template = str(getattr(encoder.tokenizer, "chat_template", None) or "")
+    opened = next((tag for tag in THINKING if any(_is_open(encoder.render(p), tag) for p in prompts)), None)
+    switch = next((name for name, read in SWITCHES.items() if re.search(read, template)), None)
+    way_out = (
+        f"set model.chat_template_kwargs = {{{switch}: false}}"
+        if switch
+        else "the template has no switch for it: use a model or a template that answers at once"
+    )
+    room = "or give sampling.max_new_tokens room for the thoughts"
+    if opened is not None:
+        return [
+            f"the chat template opens a thinking block ({opened}), where completions begin; {way_out}, {room}"
+        ]
+    if switch and switch not in encoder.template_arguments and any(not isinstance(p, str) for p in prompts):
+        return [f"the model may think before it answers: its chat template knows {switch}; {way_out}, {room}"]
+    return []
+
+
+def _is_open(rendered: str, tag: str) -> bool:
+    """Whether a prompt ends inside a block that `tag` opens."""
+    return rendered.rfind(tag) > rendered.rfind(tag.replace("<", "</").replace("[", "[/"))
+
+
+def _unread(encoder: PromptEncoder, messages: Sequence[Prompt]) -> list[str]:
+    """Arguments that no template reads."""
+    template = str(getattr(encoder.tokenizer, "chat_template", None) or "")
+    if not messages and encoder.template_arguments:
+        return ["model.chat_template_kwargs has no effect on prompts that are texts; set task.chat = true"]
+    return [
+        f"model.chat_template_kwargs: the chat template does not read {name}; leave it out"
+        for name in encoder.template_arguments
+        if name not in template
+    ]
 
 
 def _is_joined(encoder: PromptEncoder, prompt: Prompt) -> bool:

@@ -32,6 +32,7 @@ MEANS = {
     "num_generations_eval": "`evaluation.samples`",
     "max_completion_length": "`sampling.max_new_tokens`",
     "temperature": "`sampling.temperature`",
+    "chat_template_kwargs": "`model.chat_template_kwargs`, such as `{'enable_thinking': False}`",
     "reward_weights": "weights of the rewards' sum, the `weight` in `task.rewards`",
     "epsilon": "`fitness.clip`, under `fitness: likelihood`",
     "importance_sampling_level": "`fitness.ratio`, under likelihood: `sequence` (default), `token`",
@@ -116,7 +117,6 @@ REFUSED = {
     "completions are drawn from the whole distribution at `temperature`": (
         "top_p top_k min_p repetition_penalty generation_kwargs cache_implementation"
     ),
-    "the chat template is used without arguments": "chat_template_kwargs",
     "the engine is transformers in this process": (
         "use_vllm vllm_mode vllm_model_impl vllm_enable_sleep_mode vllm_structured_outputs_regex "
         "vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port "

@@ -40,6 +40,7 @@ def sections(args: EvolutionConfig, peft_config: Any, num_rows: int, validated: 
     parted = likelihood and strategy["population"] >= 2 * prompts  # a pair of candidates for each prompt
     tree: Tree = {
         "seed": args.seed,
+        "model": prompting_section(args),
         "adapter": adapter_section(args, peft_config),
         "task": {"prompt": "prompt", "metric": args.metric, "seed": args.data_seed or 0},
         "sampling": {
@@ -60,6 +61,13 @@ def sections(args: EvolutionConfig, peft_config: Any, num_rows: int, validated: 
     if not validated:
         tree["task"]["num_validation"] = held_out
     return merged(tree, {name: value for name, value in (args.recipe or {}).items() if name != "model"})
+
+
+def prompting_section(args: EvolutionConfig) -> Tree:
+    """How the model is prompted."""
+    section: Tree = {"chat_template_kwargs": dict(args.chat_template_kwargs or {})}
+    above = (args.recipe or {}).get("model", {})
+    return merged(section, {name: above[name] for name in (*section, "system_prompt") if name in above})
 
 
 def merged(tree: Tree, above: Mapping[str, Any]) -> Tree:

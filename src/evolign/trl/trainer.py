@@ -169,7 +169,7 @@ class EvolutionTrainer:
         path = self._adapter or self._config.adapter.path
         adapter = self._config.adapter.model_copy(update={"path": None if path is None else str(path)})
         config = self._config.model_copy(update={"adapter": adapter})
-        with random_states_kept(), borrowed(self.model, self.processing_class) as base:
+        with random_states_kept(), borrowed(self.model, self.processing_class, config.model) as base:
             assert base is not None
             found = evaluate_adapter(config, task, split, base)
         metrics = evaluation_logs(found.metrics, self._selecting, metric_key_prefix)
