@@ -4,7 +4,7 @@
 
 VLLM_PYTHON is that of `make test-vllm`: .venv-vllm/bin/python. `wide` is the embedded arithmetic model with
 attention heads that vLLM's CPU kernels know. 16 candidates, 8 prompts, 32 new tokens, rank 8 on all linear
-layers, greedy, float32; end-of-sequence tokens are switched off, so that every row has the same length. Both
+layers, greedy, float32; rows end where the model ends them, and tokens that were written are counted. Both
 write in turn; medians of --repeats, of wall-clock and of CPU seconds. vLLM runs in this process, so that CPU
 seconds count it all.
 """
@@ -32,8 +32,6 @@ import numpy as np
 import torch
 
 CANDIDATES, PROMPTS, TOKENS, RANK = 16, 8, 32, 8
-NEVER = 10**9
-"""An end-of-sequence token that no model says."""
 ON_CPU = {
     "enforce_eager": True,
     "max_model_len": 128,
@@ -43,7 +41,7 @@ ON_CPU = {
 
 
 def policies(folder: Path, root: Path) -> list[Any]:
-    """The same policy twice, with models whose completions do not end."""
+    """The same policy twice."""
     from evolign.config import EvolutionConfig, ModelConfig
     from evolign.config.recipe import parse
     from evolign.policy.base_model import load_base_model
@@ -54,8 +52,6 @@ def policies(folder: Path, root: Path) -> list[Any]:
     made: list[Any] = []
     for _ in range(2):
         base = load_base_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
-        base.model.generation_config.eos_token_id = NEVER
-        base.tokenizer.eos_token = None
         made.append(load_policy(config, base, [], root / f"start-{len(made)}"))
     return made
 
@@ -74,10 +70,9 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         theta_NK = 0.3 * np.random.default_rng(0).standard_normal((CANDIDATES, one.space.dim))
         population = Population(theta_NK)
         seconds: dict[str, list[tuple[float, float]]] = {"transformers": [], "vllm": []}
-        options = {**ON_CPU, "override_generation_config": {"eos_token_id": NEVER}}
         with (
             build_engine(TransformersConfig(threads=1), one, rows) as ours,
-            build_engine(VllmConfig(threads=1, max_loras=CANDIDATES, options=options), other, rows) as theirs,
+            build_engine(VllmConfig(threads=1, max_loras=CANDIDATES, options=ON_CPU), other, rows) as theirs,
         ):
             engines = {"transformers": ours, "vllm": theirs}
             found = {}
