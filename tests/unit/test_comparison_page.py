@@ -47,7 +47,7 @@ def labels(comparison: Comparison) -> list[str]:
         (lambda run: (run / "config.json").unlink(), "it holds no config.json"),
         (lambda run: (run / "result.json").write_text("{"), "result.json cannot be read"),
         (lambda run: (run / "result.json").write_text("[" * 10**6), "result.json cannot be read"),
-        (lambda run: (run / "result.json").write_text("[1]"), "result.json holds list, not a JSON object"),
+        (lambda run: (run / "result.json").write_text("[1]"), "it holds a list, not a JSON object"),
         (lambda run: (run / "result.json").write_text('{"final": {}}'), "no final metrics"),
         (lambda run: (run / "result.json").write_text('{"final": {"accuracy": NaN}}'), "no final metrics"),
         (lambda run: (run / "metrics.jsonl").write_text("{}\nnot json\n{}\n"), "line 2 is not JSON"),

@@ -320,6 +320,8 @@ def test_a_live_model_and_live_rows_are_checked_too(tiny: Callable[[str], Path],
         ({"task": {"prompt": "q", "num_validation": 3}}, "needs the column 'q'"),
         ({"train": []}, "holds no rows"),
         ({"task": {"prompt": "question", "test": "t.jsonl"}}, r"must not hold \['test'\]"),
+        ({"model_settings": {"name": "m"}}, r"evolve\(model_settings=...\) must not hold \['name'\]"),
+        ({"model_settings": {"nam": "m"}}, "model.nam: unknown key"),
         ({"strategy": {"nam": "snes"}}, "strategy.nam: unknown key"),
         ({"reward": open}, "reward"),
     ):

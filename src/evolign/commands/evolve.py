@@ -27,6 +27,7 @@ def evolve(
     out: str | Path,
     reward_weights: Sequence[float] | None = None,
     tokenizer: Any = None,
+    model_settings: Mapping[str, Any] | None = None,
     validation: Iterable[Mapping[str, Any]] | None = None,
     test: Iterable[Mapping[str, Any]] | None = None,
     task: Mapping[str, Any] | None = None,
@@ -45,8 +46,9 @@ def evolve(
 
     `reward` may also be a list of functions and names: their sum is the score, weighed by `reward_weights`,
     of which 0 only watches. `train`, `validation` and `test` are lists of dicts, `datasets.Dataset`s or
-    files; `task` holds further fields of the task `rows`; `sections` are sections of the configuration. If
-    `out` holds an unfinished run of the same settings, it is resumed. Raises EvolignError.
+    files. `model_settings` holds further fields of the section `model`, and `task` those of the task `rows`;
+    `sections` are the other sections of the configuration. If `out` holds an unfinished run of the same
+    settings, it is resumed. Raises EvolignError.
     """
     config, rows = prepare(
         model=model,
@@ -54,6 +56,7 @@ def evolve(
         reward=reward,
         reward_weights=reward_weights,
         tokenizer=tokenizer,
+        model_settings=model_settings,
         validation=validation,
         test=test,
         task=task,
@@ -72,6 +75,7 @@ def prepare(
     reward: Reward | Sequence[Reward],
     reward_weights: Sequence[float] | None = None,
     tokenizer: Any = None,
+    model_settings: Mapping[str, Any] | None = None,
     validation: Iterable[Mapping[str, Any]] | None = None,
     test: Iterable[Mapping[str, Any]] | None = None,
     task: Mapping[str, Any] | None = None,
@@ -81,15 +85,17 @@ def prepare(
     named = isinstance(model, str | Path)
     if not named and tokenizer is None:
         raise ConfigError("evolve() needs the tokenizer of a live model; pass tokenizer=")
-    if taken := {"name", "train", "reward", "rewards", "validation", "test"} & {*(task or {})}:
-        raise ConfigError(
-            f"evolve(task=...) must not hold {sorted(taken)}; pass them as arguments of evolve()"
-        )
+    ours = {"task": {"name", "train", "reward", "rewards", "validation", "test"}, "model_settings": {"name"}}
+    for argument, given in (("task", task), ("model_settings", model_settings)):
+        if taken := ours[argument] & {*(given or {})}:
+            raise ConfigError(
+                f"evolve({argument}=...) must not hold {sorted(taken)}; pass them as arguments of evolve()"
+            )
     rewards = weighted(reward, reward_weights)
     tree: dict[str, Any] = {
         **sections,
         "task": {**(task or {}), "name": "rows", "train": LIVE_ROWS, **_scored_by(rewards)},
-        "model": {**sections.get("model", {}), "name": str(model) if named else model.name_or_path},  # type: ignore[dict-item]
+        "model": {**(model_settings or {}), "name": str(model) if named else model.name_or_path},
     }
     config = parse(tree, source="evolve()")
     fields = config.task.model_dump(exclude={"name", "train", "validation", "test", "reward", "rewards"})

@@ -40,7 +40,6 @@ def sections(args: EvolutionConfig, peft_config: Any, num_rows: int, validated: 
     parted = likelihood and strategy["population"] >= 2 * prompts  # a pair of candidates for each prompt
     tree: Tree = {
         "seed": args.seed,
-        "model": prompting_section(args),
         "adapter": adapter_section(args, peft_config),
         "task": {"prompt": "prompt", "metric": args.metric, "seed": args.data_seed or 0},
         "sampling": {

@@ -38,7 +38,7 @@ from evolign.trl.arguments import REFUSED, reasons
 from evolign.trl.config import EvolutionConfig, refuse
 from evolign.trl.hub import Repository, complete_card
 from evolign.trl.reporting import Reporter, evaluation_logs
-from evolign.trl.sections import model_section, sections
+from evolign.trl.sections import model_section, prompting_section, sections
 from evolign.types import Reward
 
 RowsGiven = Iterable[Mapping[str, Any]]
@@ -81,6 +81,7 @@ class EvolutionTrainer:
         self._call: dict[str, Any] = {
             "model": self.model,
             "tokenizer": self.processing_class,
+            "model_settings": prompting_section(self.args),
             "train": rows,
             "validation": self._validation,
             "reward": self.reward_funcs,
