@@ -36,6 +36,8 @@ from evolign.policy.spaces import SPACES
 from evolign.strategies import STRATEGIES
 from evolign.tasks import TASKS
 
+ROOT = Path(__file__).parents[2]
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 EVERY_KIND = {
     "seed": 7,
@@ -261,6 +263,23 @@ def test_a_wrong_value_is_told_field_value_and_rule(tmp_path: Path, override: st
     with pytest.raises(ConfigError, match=words) as caught:
         load(path, [override])
     assert "Traceback" not in str(caught.value) and "pydantic" not in str(caught.value)
+
+
+def sections(tree: dict[str, Any], above: str = "") -> list[str]:
+    """The dotted names of all sections in a tree."""
+    named = [(f"{above}{name}", value) for name, value in tree.items() if isinstance(value, dict)]
+    return [found for name, value in named for found in (name, *sections(value, f"{name}."))]
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_an_unknown_key_is_named_in_every_section_of_every_recipe(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOLIGN_DATA", str(ROOT))
+    for section in sections(load(recipe).model_dump(mode="json")):
+        if section != "model.chat_template_kwargs":  # takes any
+            with pytest.raises(ConfigError, match=f"{section}.nobody: unknown key; known here: "):
+                load(recipe, [f"{section}.nobody=1"])
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def _known_keys(location: list[str], root: type[BaseModel]) -> list[str]:
     """The keys of the section that an error lies in."""
     section: Any = root
     for part in location:
+        section = _not_optional(section)
         if isinstance(section, type) and issubclass(section, BaseModel):
             section = section.model_fields[part].annotation
         elif part.isdigit():  # a place in a list
@@ -150,9 +151,14 @@ def _known_keys(location: list[str], root: type[BaseModel]) -> list[str]:
                 and issubclass(member, BaseModel)
                 and part in (member.__name__, getattr(member.model_fields.get("name"), "default", 0))
             )
-    if not isinstance(section, type):  # an optional section
-        section = next(member for member in section.__args__ if isinstance(member, type))
-    return list(section.model_fields)
+    return list(_not_optional(section).model_fields)
+
+
+def _not_optional(annotation: Any) -> Any:
+    """The one member of `Section | None`; every other annotation as it is."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    optional = len(members) < len(get_args(annotation))
+    return members[0] if optional and len(members) == 1 else annotation
 
 
 def _item(annotation: Any) -> Any:
