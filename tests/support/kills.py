@@ -6,8 +6,8 @@ was written since the last one, as a power cut would. Then the run is resumed (w
 again), and must end as the run that nobody killed: same rows, samples, checkpoints, weights and result, bit
 for bit. Every second run is killed once more while it is resumed.
 
-Last run on 25 November 2026: evolution 106 kills at 203 points, sft 106 at 228, all equal; ppo was not run
-again after `--count 20` (31 kills, all equal). An earlier run had found one mistake: a third checkpoint was
+Last run on 25 November 2026: evolution 106 kills at 203 points, sft 106 at 228, ppo 23 with
+`--count 14`, all equal. An earlier run had found one mistake: a third checkpoint was
 left, which is mended.
 """
 
