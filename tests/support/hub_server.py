@@ -2,11 +2,11 @@
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, serving
 
 
 class Hub:
@@ -44,7 +44,7 @@ def running() -> Iterator[Hub]:
     """A hub at `Hub.url`, which answers until the block ends."""
     hub = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Hubs(Handler):
         def do_POST(self) -> None:
             hub.tokens.add(self.headers.get("authorization"))
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -56,16 +56,5 @@ def running() -> Iterator[Hub]:
 
         do_GET = do_POST
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(Hubs) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, serving
 
 Script = Callable[[int, dict[str, Any]], "str | Failure"]
 """The reply to the n-th request (from 0) with this body."""
@@ -46,7 +47,7 @@ def judge_server(script: Script, seconds: float = 0.0) -> Iterator[Server]:
     lock = threading.Lock()
     under_way = 0
 
-    class Handler(BaseHTTPRequestHandler):
+    class Judges(Handler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
@@ -96,25 +97,9 @@ def judge_server(script: Script, seconds: float = 0.0) -> Iterator[Server]:
             except OSError:
                 pass  # the client has hung up
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: Any) -> None:
-            pass
-
-    http = Quiet(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{http.server_address[1]}/v1")
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with serving(Judges) as url:
+        server = Server(f"{url}/v1")
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
 def rows(count: int = 4, text: str = "ours") -> list[dict[str, Any]]:

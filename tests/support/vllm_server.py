@@ -5,9 +5,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from loopback import Handler, serving
 
 from evolign.config import ModelConfig, TransformersConfig
 from evolign.engines import build_engine
@@ -81,7 +82,7 @@ def vllm_server(model: Path, **settings: Any) -> Iterator[Served]:
         choice = {"token_ids": [int(i) for i in ids], "logprobs": {"token_logprobs": logprobs}}
         return {"choices": [{"index": i, **choice} for i in range(body["n"])]}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Serves(Handler):
         def do_GET(self) -> None:
             self.reply({})
 
@@ -101,15 +102,5 @@ def vllm_server(model: Path, **settings: Any) -> Iterator[Served]:
             self.end_headers()
             self.wfile.write(b"Success" if found is None else json.dumps(found).encode())
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        served.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield served
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Serves) as served.url:
+        yield served

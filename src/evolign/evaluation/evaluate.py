@@ -213,10 +213,9 @@ def _rouge_metrics(rouge_PS: dict[str, np.ndarray], decoding: str, seed: int) ->
 
 def _reward_metrics(metrics: Metrics, scores: Scores, decoding: str) -> Metrics:
     """The mean of each of several rewards, where it applies, and what rewards logged."""
-    several = scores.parts if len(scores.parts) > 1 else {}
     found = {
         f"{METRIC}{name}_{decoding}": float(np.nanmean(values))
-        for name, values in several.items()
+        for name, values in scores.several.items()
         if not np.isnan(values).all()
     }
     logged = {f"{name}_{decoding}": value for name, value in averages(scores.logged).items()}
@@ -225,10 +224,11 @@ def _reward_metrics(metrics: Metrics, scores: Scores, decoding: str) -> Metrics:
 
 def _with_rewards(rows: list[dict[str, Any]], scores: Scores, shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """The rows of `_samples` with the values of several rewards, and what rewards logged of completions."""
-    several = scores.parts if len(scores.parts) > 1 else {}
     found = []
     for row, i in zip(rows, np.arange(len(rows)).reshape(shape).T.ravel().tolist(), strict=True):
-        values = {METRIC + name: None if np.isnan(v[i]) else float(v[i]) for name, v in several.items()}
+        values = {
+            METRIC + name: None if np.isnan(v[i]) else float(v[i]) for name, v in scores.several.items()
+        }
         found.append(beside(row | values, {name: cells[i] for name, cells in scores.columns.items()}))
     return found
 

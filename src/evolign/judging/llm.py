@@ -8,7 +8,6 @@ from evolign.judging.cache import Cache
 from evolign.judging.template import Template
 
 CHARACTERS_PER_TOKEN = 4
-"""After this number of consecutive calls without a reply, no further call is made."""
 
 
 class LlmJudge:

@@ -68,6 +68,11 @@ class Adapter:
     config: dict[str, Any]
     """PEFT's adapter_config.json."""
 
+    @property
+    def rank(self) -> int:
+        """The largest rank of its modules; 1 without modules, as a rank cannot be less."""
+        return max((len(lora.A) for lora in self.modules.values()), default=1)
+
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by the names that PEFT gives them in a file."""
         tensors = {}

@@ -119,8 +119,7 @@ def check_reward(
         values[kind][i] = value
     same = np.array_equal(first.values, second.values, equal_nan=True)
     is_gold = np.array([kind == "gold" for kind, _ in places])
-    several = first.parts if len(first.parts) > 1 else {}
-    parts = {name: _mean(part[is_gold]) for name, part in several.items()}
+    parts = {name: _mean(part[is_gold]) for name, part in first.several.items()}
     return _report(task, examples, values, deterministic=same, parts=parts)
 
 

@@ -33,6 +33,11 @@ class Scores:
     columns: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
     """What rewards gave to `log_extra`, one value per completion."""
 
+    @property
+    def several(self) -> Mapping[str, np.ndarray]:
+        """`parts`; empty where the only reward is the score."""
+        return self.parts if len(self.parts) > 1 else {}
+
 
 def part_metrics(parts: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The mean and the standard deviation of each reward, where it applies to any completion."""

@@ -22,7 +22,7 @@ import numpy as np
 from evolign.errors import ConfigError, RewardError
 from evolign.rewards.calling import Cell, TrainerState
 from evolign.rewards.process import Item, Job, KilledAtStart, Outcome, RewardProcess
-from evolign.rewards.scores import Scores
+from evolign.rewards.scores import Scores, added
 from evolign.rewards.weighted import WeightedRewards
 from evolign.runs.phases import Phase
 from evolign.runs.progress import Progress, Silent
@@ -33,6 +33,7 @@ MAX_STARTS = 3
 """Workers in a row that may be killed while they start, as happens when memory runs out for a moment."""
 
 TokenIds = Sequence[Sequence[int]]
+Key = tuple[str, str, tuple[int, ...] | None]
 
 
 class Scoring(Protocol):
@@ -47,6 +48,12 @@ class Scoring(Protocol):
     ) -> Scores:
         """See `Scorer.score`."""
         ...
+
+
+def distinct_keys(examples: Sequence[Example], texts: Sequence[str], token_ids: TokenIds | None) -> list[Key]:
+    """What tells completions apart, one key per completion; equal ones are scored once."""
+    ids = [None] * len(texts) if token_ids is None else [tuple(it) for it in token_ids]
+    return [(example.id, text, it) for example, text, it in zip(examples, texts, ids, strict=True)]
 
 
 class Found:
@@ -64,9 +71,9 @@ class Found:
         for k, values in zip(job.rewards, outcome.values, strict=True):
             self.values_KB[k, numbers] = [math.nan if value is None else value for value in values]
         count = sum(self._counts[i] for i in numbers)
-        for name, mean in outcome.metrics.items():
-            total, so_far = self.logged.get(name, (0.0, 0.0))
-            self.logged[name] = total + mean * count, so_far + count
+        self.logged = added(
+            [self.logged, {name: (mean * count, count) for name, mean in outcome.metrics.items()}]
+        )
         for column, cells in outcome.columns.items():
             kept = self.columns.setdefault(column, [None] * len(self.items))
             for i, cell in zip(numbers, cells, strict=True):
@@ -164,11 +171,8 @@ class Scorer:
         ConfigError if it cannot be loaded.
         """
         started = time.monotonic()
-        ids = [None] * len(texts) if token_ids is None else [tuple(it) for it in token_ids]
-        keys = [(example.id, *rest) for example, *rest in zip(examples, texts, ids, strict=True)]
-        items = {
-            key: Item(*item) for key, item in zip(keys, zip(examples, texts, ids, strict=True), strict=True)
-        }
+        keys = distinct_keys(examples, texts, token_ids)
+        items = {key: Item(example, *key[1:]) for example, key in zip(examples, keys, strict=True)}
         counts = Counter(keys)
         found = Found(len(self._rewards.weights), list(items.values()), [counts[key] for key in items])
         with self._progress.phase("scoring", len(items), "completions") as phase:

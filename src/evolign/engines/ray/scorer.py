@@ -8,7 +8,7 @@ from evolign.engines.ray.pieces import WritePiece
 from evolign.engines.ray.worker import Written
 from evolign.rewards.calling import TrainerState
 from evolign.rewards.scores import Scores, added
-from evolign.rewards.scoring import Scorer, TokenIds
+from evolign.rewards.scoring import Key, Scorer, TokenIds, distinct_keys
 from evolign.types import Cost, Example
 
 
@@ -22,7 +22,7 @@ class PoolScorer:
         self._local = local
         self.name = local.name
         self.state = TrainerState()
-        self._found: dict[tuple[object, ...], tuple[Scores, int]] = {}
+        self._found: dict[Key, tuple[Scores, int]] = {}
         self._answers: list[Scores] = []
 
     def at(self, state: TrainerState) -> None:
@@ -45,8 +45,7 @@ class PoolScorer:
         self, examples: Sequence[Example], texts: Sequence[str], token_ids: TokenIds | None = None
     ) -> Scores:
         """See `Scorer.score`. `seconds` is the sum over workers."""
-        ids = [None] * len(texts) if token_ids is None else [tuple(it) for it in token_ids]
-        keys = [(example.id, *rest) for example, *rest in zip(examples, texts, ids, strict=True)]
+        keys = distinct_keys(examples, texts, token_ids)
         if not keys or not all(key in self._found for key in keys):
             return self._local.score(examples, texts, token_ids)
         found = [self._found[key] for key in keys]

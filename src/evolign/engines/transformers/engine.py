@@ -102,13 +102,13 @@ class TransformersEngine:
         rows = list(self._rows(prompts_NP, sampling))
 
         def generate(batch: list[int], slots: list[int]) -> list[tuple[int, ...]]:
-            slot = {(rows[i].candidate, rows[i].prompt): n for i, n in zip(batch, slots, strict=True)}
-            number = {prompt: p for p, prompt in enumerate(slot)}
-            candidate_P = self._numbers(slot.values())
+            prompts, prompt_B, candidate_P = self._distinct(
+                [(rows[i].candidate, rows[i].prompt) for i in batch], slots
+            )
             return decode(
                 self._base.model,
-                [known[name] for _, name in number],
-                [number[rows[i].candidate, rows[i].prompt] for i in batch],
+                prompts,
+                prompt_B,
                 torch.tensor([rows[i].noise_key for i in batch]),
                 lambda prompt_R: self._lora.select(candidate_P[prompt_R]),
                 eos_token_ids=self._base.eos_token_ids,
@@ -145,14 +145,12 @@ class TransformersEngine:
         length_M = reading_lengths(prompt_tokens, candidates, prompts, token_ids)
 
         def score(batch: list[int], slots: list[int]) -> list[np.ndarray]:
-            slot = {prompt_M[m]: n for m, n in zip(batch, slots, strict=True)}
-            row = {prompt: p for p, prompt in enumerate(slot)}
-            candidate_P = self._numbers(slot.values())
+            tokens, prompt_B, candidate_P = self._distinct([prompt_M[m] for m in batch], slots)
             logprob_BT = read(
                 self._base.model,
-                [encoded[name] for _, name in row],
+                tokens,
                 [token_ids[m] for m in batch],
-                [row[prompt_M[m]] for m in batch],
+                prompt_B,
                 lambda prompt_R: self._lora.select(candidate_P[prompt_R]),
                 temperature,
             )
@@ -219,8 +217,19 @@ class TransformersEngine:
         self._lora.set_factors(alone.shared_factors(Population.of_mean(), nowhere))
         self._set_scales(alone, Population.of_mean(), nowhere)
 
-    def _numbers(self, numbers: Iterable[int]) -> torch.Tensor:
-        return torch.tensor(list(numbers), device=self._base.model.device)
+    def _distinct(
+        self, asked_B: Sequence[tuple[int, str]], slots: Sequence[int]
+    ) -> tuple[list[list[int]], list[int], torch.Tensor]:
+        """The distinct prompts of a micro-batch, each read once for all its rows.
+
+        `asked_B` are the candidates and prompts of its rows, `slots` the numbers of their adapters. Returns
+        the tokens of P prompts, the prompt of every row, and the adapter of every prompt.
+        """
+        slot = dict(zip(asked_B, slots, strict=True))
+        number = {asked: p for p, asked in enumerate(slot)}
+        tokens = [self._base.prompts[name] for _, name in slot]
+        adapter_P = torch.tensor(list(slot.values()), device=self._base.model.device)
+        return tokens, [number[asked] for asked in asked_B], adapter_P
 
     def _in_micro_batches(
         self, work: Callable[[list[int]], list[T]], rows: Sequence[int], cut: Cut

@@ -160,7 +160,6 @@ class VllmEngine:
 
         model = self._base.loaded_from
         assert model is not None
-        ranks = [len(lora.A) for lora in self._policy.adapter.modules.values()]
         try:
             self._llm = LLM(
                 **{
@@ -171,7 +170,7 @@ class VllmEngine:
                     "enable_lora": True,
                     "max_loras": self._config.max_loras,
                     "max_cpu_loras": self._config.max_loras,
-                    "max_lora_rank": next(rank for rank in RANKS if rank >= max(ranks, default=1)),
+                    "max_lora_rank": next(rank for rank in RANKS if rank >= self._policy.adapter.rank),
                     "tensor_parallel_size": self._config.tensor_parallel,
                     "gpu_memory_utilization": self._config.gpu_memory,
                     "enable_prefix_caching": False,

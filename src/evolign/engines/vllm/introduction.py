@@ -30,7 +30,6 @@ def introduce(
     """
     base = policy.base
     base.prompts.add([EXAMPLE])
-    adapter_ranks = [len(lora.A) for lora in policy.adapter.modules.values()]
     try:
         with loaded(server) as model:
             [written] = server.complete(
@@ -42,7 +41,7 @@ def introduce(
                 logprobs=True,
             )
     except RefusedError as error:
-        raise _explained(server, error, max(adapter_ranks, default=1)) from error
+        raise _explained(error, policy.adapter.rank) from error
     root = server.base.root
     where = f"engine.url = {server.url!r} serves {root!r}"
     if max(written.token_ids) >= base.embeddings:
@@ -62,7 +61,7 @@ def introduce(
         say(f"engine.url = {server.url!r} calls {root!r} what model.name calls {base.name!r}.")
 
 
-def _explained(server: Server, error: RefusedError, rank: int) -> EngineError:
+def _explained(error: RefusedError, rank: int) -> EngineError:
     """What a server has to be started with so that it takes adapters."""
     way_out = "start it with --enable-lora"
     if error.status in (404, 405) and "adapter" not in error.reason:
